@@ -14,7 +14,7 @@ from typing import NewType, Union
 
 from blake3 import blake3
 
-__all__ = ("Buffer", "Digest", "digest_of", "digests_of", "parse_digest")
+__all__ = ("Buffer", "Digest", "digest_of", "digest_of_few", "digests_of", "parse_digest")
 
 Digest = NewType("Digest", str)
 Buffer = Union[bytes, bytearray, memoryview]
@@ -35,6 +35,13 @@ def digest_of(
     """
     parts = list(parts)
     return _hash(parts, key, threads if sum(map(len, parts)) >= _PARALLEL else 1)
+
+
+def digest_of_few(content: bytes, key: bytes | None = None) -> Digest:
+    """Return the `digest_of` a few bytes, with nothing else to call."""
+    if key is None:
+        return Digest("b3:" + blake3(content, max_threads=1).hexdigest())
+    return Digest("b3:" + blake3(content, key=key, max_threads=1).hexdigest())
 
 
 def digests_of(many: Sequence[Sequence[Buffer]], key: bytes | None = None) -> Iterator[Digest]:

@@ -21,6 +21,7 @@ import functools
 import inspect
 import random
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -53,6 +54,8 @@ from offload.hooks.return_value import keep_result
 from offload.hooks.runtime import Runtime
 from offload.hooks.save_as import name_of
 from offload.hooks.usercode import Resent, guard_task, resending
+from offload.memo.flight import Busy
+from offload.memo.results import Answer
 from offload.ref import Ref
 from offload.settings import TaskOptions
 from offload.tracing import received
@@ -343,22 +346,13 @@ def _execute_once(
         name: see `keep_result`.
     """
     __tracebackhide__ = True
-
-    def compute() -> Any:
-        return function(*delivery.args, **delivery.kwargs)
-
-    def store(result: Any) -> Ref[Any] | None:
-        if keep_result(runtime, task, delivery, result, name) is None:
-            return None
-        return delivery.known.result_ref(result, task.backend.serializer)
-
-    if call.is_busy:
+    answer = call.found
+    if isinstance(answer, Busy):
         _wait(runtime, task, delivery, call)
-    answer = call.answer
-    if answer is not None:
+    elif isinstance(answer, Answer):
         by_ref = answer.ref.digest is not None and call.stores_result
         try:
-            store(answer.ref if by_ref else answer.value)
+            keep_result(runtime, task, delivery, answer.ref if by_ref else answer.value, name)
         except BlobMissing as exc:
             call.give_up(exc)
             _read_arguments(runtime, task, delivery)
@@ -367,7 +361,16 @@ def _execute_once(
         else:
             delivery.known.result_resolved(answer.ref, answer.value)
             return answer.value
-    return call.run(compute, store)
+    begun = time.perf_counter()
+    result = function(*delivery.args, **delivery.kwargs)
+    seconds = time.perf_counter() - begun
+    if isinstance(result, Ref) and result.is_local:
+        result = result.get()
+    ref = keep_result(runtime, task, delivery, result, name)
+    if ref is not None:
+        ref = delivery.known.result_ref(result, task.backend.serializer)
+    call.remember(result, ref, seconds)
+    return result
 
 
 def _read_arguments(runtime: Runtime, task: Any, delivery: Delivery) -> None:

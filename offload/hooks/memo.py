@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import inspect
 import random
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.app.trace import task_has_custom
@@ -21,7 +20,7 @@ from celery.result import ResultBase
 
 from offload.errors import ConfigurationError, OffloadError
 from offload.hooks.delivery import Delivery
-from offload.hooks.options import GUARD
+from offload.hooks.options import GUARD, TaskFacts
 from offload.hooks.paths import contains
 from offload.hooks.release import result_ttl
 from offload.hooks.runtime import Runtime
@@ -30,6 +29,7 @@ from offload.memo.flight import Busy, Computation
 from offload.memo.keys import SCOPE, Function, NotRemembered
 from offload.memo.records import forget_record, forget_records, record_name
 from offload.memo.results import LEASE, Answer, Results, is_lasting
+from offload.metrics.counters import about_now
 from offload.ref import Ref
 from offload.settings import TaskOptions
 from offload.settings.units import Duration
@@ -42,37 +42,55 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.2, 5.0, 1.5  # seconds until a message
 _LEAST_PAUSE = 0.05
 _READERS = ("before_start", "on_success", "after_return")
 """Methods of a task that receive its arguments and its result."""
-_CACHE = 10_000  # tasks whose functions are kept
+_CACHE = 10_000  # tasks of which it is remembered what doesn't change
+
+Found = Answer | Computation | Busy
+"""What `Results.find` returns."""
 
 
-@dataclass
 class Call:
     """A call of a memo task that was looked up.
 
     Attributes:
-        found: its result, its computation here, or that somebody else computes; None: it is
-            computed without being remembered.
-        finish: waits until the result is remembered.
         options: those in force.
         scope: of the call, by the name that its record has.
     """
 
-    memos: Memos
-    function: Function
-    options: TaskOptions
-    found: Answer | Computation | Busy | None
-    scope: str = ""
-    finish: Callable[[], None] | None = None
+    __slots__ = ("_claimed", "_finish", "_found", "_memos", "function", "options", "scope")
+
+    def __init__(
+        self,
+        memos: Memos,
+        function: Function,
+        options: TaskOptions,
+        scope: str,
+        claimed: Callable[[], Found],
+    ) -> None:
+        self._memos = memos
+        self.function = function
+        self.options = options
+        self.scope = scope
+        self._claimed: Callable[[], Found] | None = claimed
+        self._found: Found | None = None
+        self._finish: Callable[[], None] | None = None
+
+    @property
+    def found(self) -> Found | None:
+        """Its result, its computation here, or that somebody else computes; None: it is computed
+        without being remembered.
+
+        The first access waits for the answer.
+        """
+        claimed = self._claimed
+        if claimed is not None:
+            self._claimed = None
+            self._found = self._memos.answered(self.function.name, claimed)
+        return self._found
 
     @property
     def is_busy(self) -> bool:
         """Whether an equal call computes."""
         return isinstance(self.found, Busy)
-
-    @property
-    def answer(self) -> Answer | None:
-        """The result of an earlier call."""
-        return self.found if isinstance(self.found, Answer) else None
 
     @property
     def stores_result(self) -> bool:
@@ -85,40 +103,54 @@ class Call:
         """
         pause = min(_FIRST_PAUSE * _FACTOR ** min(waits, 50), _LONGEST_PAUSE)
         pause *= random.uniform(0.75, 1.25)  # noqa: S311 (no secret: spreads those who wait)
-        left = self.found.left if isinstance(self.found, Busy) else 0.0
+        found = self.found
+        left = found.left if isinstance(found, Busy) else 0.0
         return max(min(pause, left + _FIRST_PAUSE), _LEAST_PAUSE)
 
-    def run(self, compute: Callable[[], Any], store: Callable[[Any], Ref[Any] | None]) -> Any:
-        """Compute, store, and remember the result; the task's own errors are raised.
+    def remember(self, result: Any, known: Ref[Any] | None, seconds: float) -> None:
+        """Remember the result of a computation, if this call has it and the result can be.
 
         Args:
-            store: stores the result for those who wait for it, and returns its reference, if any.
+            known: the reference of the result, if it is stored.
+            seconds: how long the computation took.
         """
-        begun = time.perf_counter()
-        result = compute()
-        seconds = time.perf_counter() - begun
-        if isinstance(result, Ref) and result.is_local:
-            result = result.get()
-        known = store(result)
-        if (
-            isinstance(self.found, Computation)
-            and is_lasting(result)
-            and not isinstance(result, ResultBase)
-        ):
-            self.finish = self.memos.remember(self, self.found, result, known, seconds)
-        return result
+        found = self._found
+        if type(found) is Computation and is_lasting(result) and not isinstance(result, ResultBase):
+            self._finish = self._memos.remember(self, found, result, known, seconds)
 
     def close(self) -> None:
         """Wait until the result is remembered; if it isn't, let others compute. Never raises."""
-        if self.finish is not None:
-            self.memos.finish(self.function.name, self.finish)
-        if isinstance(self.found, Computation):
-            self.memos.results.flights.abandon(self.found)
+        if self._finish is not None:
+            self._memos.finish(self.function.name, self._finish)
+        try:
+            found = self.found  # the task may have ended before its function was entered
+        except Exception:  # a time limit
+            return
+        if type(found) is Computation and not found.ended:
+            self._memos.results.flights.abandon(found)
 
     def give_up(self, error: Exception) -> None:
         """Compute the call without remembering its result, because of *error*."""
-        found, self.found = self.found, None
-        self.memos.give_up(self.function.name, error, found)
+        found, self._found = self.found, None
+        self._memos.give_up(self.function.name, error, found)
+
+
+class _Known(NamedTuple):
+    """What doesn't depend on the call of a memo task.
+
+    Attributes:
+        facts: from which the rest was derived.
+        options, scope: of calls that give no options.
+        reads: whether the task's own methods receive its arguments.
+        is_on: whether offload is on.
+    """
+
+    facts: TaskFacts
+    options: TaskOptions
+    scope: str
+    function: Function
+    reads: bool
+    is_on: bool
 
 
 class Memos:
@@ -126,7 +158,7 @@ class Memos:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._functions: dict[str, tuple[Any, Function, bool]] = {}
+        self._known: dict[str, _Known] = {}
         self.results = Results(lambda: runtime.content, runtime.counters)
 
     # -- for the hooks
@@ -134,35 +166,59 @@ class Memos:
     def look_up(self, delivery: Delivery) -> bool:
         """Look up the call of *delivery*, if its task is a memo task; set `Delivery.memo`.
 
-        Returns whether its arguments needn't be read.
+        Returns whether its arguments needn't be read. If there are none to read, this doesn't wait
+        for the answer.
         """
-        runtime, task = self._runtime, delivery.task
-        options = self._options(task, delivery.options)
-        if not options.memo or runtime.settings.mode != "on":
+        task = delivery.task
+        known = self._known.get(task.name)
+        if known is None or known.facts is not delivery.facts:
+            known = self._learn(task)
+        options, scope, function = known.options, known.scope, known.function
+        if delivery.options is not _NO_OPTIONS:
+            options = self._options(task, delivery.options)
+            scope = self._scope(options)
+        if not options.memo or not known.is_on:
             return False
-        with runtime.counters.about(task.name):
-            try:
-                function, reads = self._function(task)
-                # Not `bound`: late references have been replaced, so their digests count.
-                is_bound = delivery.bound is not None
-                key = self._key(function, delivery.args, delivery.kwargs, refs=is_bound)
-                scope = self._scope(options)
-                name = record_name(task.name, scope, key)
-                found = self.results.find(
-                    name,
-                    options.memo_lease or LEASE,
-                    block=options.wait == "block",
-                    read=reads or not (options.enabled and options.results),
-                )
-            except NotRemembered:
-                return False
-            except SoftTimeLimitExceeded:
-                raise
-            except Exception as exc:
-                self.results.uncached(f"task {task.name!r}", exc)
-                return False
-        delivery.memo = Call(self, function, options, found, scope)
-        return isinstance(found, Busy) or (isinstance(found, Answer) and not reads)
+        token = about_now.set((task.name, ""))
+        try:
+            # Not `bound`: late references have been replaced, so their digests count.
+            has_refs = delivery.bound is not None
+            key = self.results.key_of(
+                function, delivery.args, delivery.kwargs, self._runtime.classes.scope, refs=has_refs
+            )
+            claimed = self.results.start(
+                record_name(task.name, scope, key),
+                options.memo_lease or LEASE,
+                block=options.wait == "block",
+                read=known.reads or not (options.enabled and options.results),
+            )
+        except NotRemembered:
+            return False
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:
+            self.results.uncached(f"task {task.name!r}", exc)
+            return False
+        finally:
+            about_now.reset(token)
+        call = delivery.memo = Call(self, function, options, scope, claimed)
+        if not has_refs and options.wait != "block":
+            return False
+        found = call.found
+        return isinstance(found, Busy) or (isinstance(found, Answer) and not known.reads)
+
+    def answered(self, name: str, claimed: Callable[[], Found]) -> Found | None:
+        """Return what *claimed* waits for; None if that fails, which is counted and logged."""
+        token = about_now.set((name, ""))
+        try:
+            return claimed()
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:
+            self.results.uncached(f"task {name!r}", exc)
+            return None
+        finally:
+            about_now.reset(token)
 
     def remember(
         self,
@@ -177,32 +233,36 @@ class Memos:
         A failure is counted and logged.
         """
         memo, name = call.options.memo, call.function.name
-        with self._runtime.counters.about(name):
-            try:
-                ttl = result_ttl(self._runtime, call.options) if memo is True else float(memo or 0)
-                return self.results.remember(
-                    computation,
-                    result,
-                    task=name,
-                    scope=call.scope,
-                    ttl=ttl,
-                    seconds=seconds,
-                    known=known,
-                    serializer=call.function.context,
-                )
-            except SoftTimeLimitExceeded:
-                raise
-            except Exception as exc:
-                self.results.uncached(f"task {name!r}", exc)
-        return None
+        token = about_now.set((name, ""))
+        try:
+            ttl = result_ttl(self._runtime, call.options) if memo is True else float(memo or 0)
+            return self.results.remember(
+                computation,
+                result,
+                task=name,
+                scope=call.scope,
+                ttl=ttl,
+                seconds=seconds,
+                known=known,
+                serializer=call.function.context,
+            )
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:
+            self.results.uncached(f"task {name!r}", exc)
+            return None
+        finally:
+            about_now.reset(token)
 
     def finish(self, name: str, finish: Callable[[], None]) -> None:
         """Call *finish*; count and log its failure, also a time limit: the outcome is known."""
-        with self._runtime.counters.about(name):
-            try:
-                finish()
-            except Exception as exc:
-                self.results.uncached(f"task {name!r}", exc)
+        token = about_now.set((name, ""))
+        try:
+            finish()
+        except Exception as exc:
+            self.results.uncached(f"task {name!r}", exc)
+        finally:
+            about_now.reset(token)
 
     def give_up(self, name: str, error: Exception, found: object) -> None:
         """Count that a call can't wait, or that the result *found* can't be had, and forget it."""
@@ -216,7 +276,7 @@ class Memos:
         """Hash a memo task's code, in a worker's main process, so that its children needn't."""
         try:
             if self._options(task, None).memo:
-                self._function(task)[0].code(self._runtime.classes.scope)
+                self._learn(task).function.code(self._runtime.classes.scope)
         except Exception as exc:
             self.results.uncached(f"task {task.name!r}", exc)
 
@@ -238,12 +298,11 @@ class Memos:
         scope = options.memo_scope or SCOPE
         return self._runtime.app.main or SCOPE if scope == SCOPE else f"={scope}"
 
-    def _function(self, task: Any) -> tuple[Function, bool]:
-        """Return a task's function, and whether the task's own methods receive its arguments."""
-        facts = self._runtime.tasks[task.name]
-        known = self._functions.get(task.name)
-        if known is None or known[0] is not facts:
-            options = self._runtime.options(task.name)[0]
+    def _learn(self, task: Any) -> _Known:
+        """Return what doesn't depend on the call of a task, which is remembered."""
+        options, facts = self._runtime.options(task.name)
+        known = self._known.get(task.name)
+        if known is None or known.facts is not facts:
             ignored = {*(options.inline or ()), *(options.memo_ignore or ())} - {"*"}
             function = Function(
                 "task",
@@ -254,16 +313,12 @@ class Memos:
                 options.memo_key,
                 self._runtime.app.conf.result_serializer,
             )
-            if len(self._functions) >= _CACHE:
-                self._functions.clear()
-            known = self._functions[task.name] = (facts, function, _reads(task))
-        return known[1], known[2]
-
-    def _key(
-        self, function: Function, args: Sequence[Any], kwargs: Mapping[str, Any], *, refs: bool
-    ) -> str:
-        scope = self._runtime.classes.scope
-        return self.results.key_of(function, args, kwargs, scope=scope, refs=refs)
+            if len(self._known) >= _CACHE:
+                self._known.clear()
+            is_on = self._runtime.settings.mode == "on"
+            known = _Known(facts, options, self._scope(options), function, _reads(task), is_on)
+            self._known[task.name] = known
+        return known
 
     # -- for users
 
@@ -318,8 +373,9 @@ class Memos:
         options = self._options(task, None)
         args = tuple(self._as_delivered(task, options, value) for value in args)
         kwargs = {key: self._as_delivered(task, options, each) for key, each in kwargs.items()}
+        function, scope = self._learn(task).function, self._runtime.classes.scope
         try:
-            key = self._key(self._function(task)[0], args, kwargs, refs=True)
+            key = self.results.key_of(function, args, kwargs, scope)
         except NotRemembered:
             return False
         name = record_name(task.name, self._scope(options), key)

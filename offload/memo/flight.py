@@ -13,16 +13,16 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from weakref import WeakValueDictionary
 
 from offload.errors import StoreError
 from offload.forks import guard_forks
 from offload.locks import process_name
-from offload.stores.capabilities import ClaimsPointers, NotifiesRelease
+from offload.stores.capabilities import Claim, ClaimsPointers, NotifiesRelease
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 
@@ -104,25 +104,55 @@ class Flights:
 
         Raises StoreError (also ConfigurationError, for a store without leases).
         """
+        return self.start(name, lease, useless)()
+
+    def start(
+        self, name: str, lease: float, useless: bytes | None = None
+    ) -> Callable[[], bytes | Computation | Busy]:
+        """Return a function, to be called once, that does what `claim` does.
+
+        On Redis, this sends the request, so that the caller can do something else meanwhile. Both
+        raise StoreError.
+        """
         owner = f"{process_name()}:{os.urandom(8).hex()}"
         asked = self._clock()
+        at_once = self._at_once
+        sent = None
         try:
-            found = self._claim(name, owner, lease, useless)
+            if at_once is not None:
+                sent = at_once.claim(name, owner, lease)
         except BaseException:  # also a time limit: the store may have granted the lease
-            with suppress(Exception):
-                self._leases.release(name, owner)
+            self._give_up(name, owner)
             raise
-        if isinstance(found, Computation):
-            found.due = asked + lease / 3
-            self._running.get().add(found)
-        return found
 
-    def _claim(
-        self, name: str, owner: str, lease: float, useless: bytes | None
+        def finish() -> bytes | Computation | Busy:
+            try:
+                found = self._claimed(name, owner, lease, useless, sent)
+                if type(found) is Computation:
+                    found.due = asked + lease / 3
+                    self._running.get().add(found)
+            except BaseException:
+                self._give_up(name, owner)
+                raise
+            return found
+
+        return finish
+
+    def _give_up(self, name: str, owner: str) -> None:
+        with suppress(Exception):
+            self._leases.release(name, owner)
+
+    def _claimed(
+        self,
+        name: str,
+        owner: str,
+        lease: float,
+        useless: bytes | None,
+        sent: Callable[[], Claim] | None,
     ) -> bytes | Computation | Busy:
-        leases, pointers, at_once = self._leases, self._pointers, self._at_once
-        if at_once is not None:
-            claim = at_once.claim(name, owner, lease)
+        leases, pointers = self._leases, self._pointers
+        if sent is not None:
+            claim = sent()
             if claim.fence is not None:
                 return Computation(name, owner, claim.fence, None, lease)
             value = claim.value
@@ -157,16 +187,14 @@ class Flights:
             for _ in range(_ATTEMPTS):
                 if done is not None:
                     self._end(computation)
-                    return done
+                    return bool(done)
                 computation.expected = self._pointers.read(computation.name)
                 done = self._send(computation, value, ttl)()
             return False
 
         return finish
 
-    def _send(
-        self, computation: Computation, value: bytes, ttl: float
-    ) -> Callable[[], bool | None]:
+    def _send(self, computation: Computation, value: bytes, ttl: float) -> Callable[[], int | None]:
         name, owner, expected = computation.name, computation.owner, computation.expected
         if self._at_once is not None:
             return self._at_once.settle(name, owner, expected, value, ttl)
@@ -240,14 +268,15 @@ class _Heartbeat:
     ) -> None:
         self._renew = renew
         self._clock = clock
-        self._computations: WeakValueDictionary[int, Computation] = WeakValueDictionary()
-        self._changed = threading.Condition()
+        self._computations: dict[int, weakref.ref[Computation]] = {}
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._wakes = math.inf  # when the thread looks again, at the latest
 
     def add(self, computation: Computation) -> None:
-        with self._changed:
-            self._computations[id(computation)] = computation
+        with self._lock:
+            self._computations[id(computation)] = weakref.ref(computation)
             if self._thread is None:
                 guard_forks()
                 thread = threading.Thread(target=self._run, name="offload-memo", daemon=True)
@@ -258,18 +287,27 @@ class _Heartbeat:
                 self._changed.notify()
 
     def remove(self, computation: Computation) -> None:
-        with self._changed:
+        with self._lock:
             self._computations.pop(id(computation), None)
+
+    def _live(self) -> list[Computation]:
+        found = {key: each() for key, each in self._computations.items()}
+        for key, each in found.items():
+            if each is None:
+                del self._computations[key]
+        return [each for each in found.values() if each is not None]
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 now = self._clock()
-                due = min((each.due for each in self._computations.values()), default=math.inf)
+                running = self._live()
+                due = min((each.due for each in running), default=math.inf)
                 if due > now:
+                    del running  # while this thread waits
                     self._wakes = min(due, now + _IDLE)
                     self._changed.wait(self._wakes - now)
                     self._wakes = -math.inf
-                running = list(self._computations.values())
+                    running = self._live()
             self._renew(running)
             del running  # while this thread waits

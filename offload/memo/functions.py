@@ -222,7 +222,7 @@ class Memoized(Generic[T]):
                 self._results.uncached(name, exc)
 
     def _name_of(self, args: Any, kwargs: Any) -> str:
-        key = self._results.key_of(self._function, args, kwargs, scope=self._code_scope())
+        key = self._results.key_of(self._function, args, kwargs, self._code_scope())
         return record_name(self._function.name, self._scope(), key)
 
     def forget(self, *args: Any, **kwargs: Any) -> bool:

@@ -19,11 +19,12 @@ from blake3 import blake3
 
 from offload.classes.hashing import identify
 from offload.classes.scope import Scope
-from offload.content.manifest import pack
-from offload.digest import digest_of
+from offload.content.manifest import pack, small_root
+from offload.digest import digest_of, digest_of_few
 from offload.errors import OffloadError, SerializationError
 from offload.ref import Ref, no_refs_within
 from offload.serializers.choose import Registry
+from offload.serializers.plain import SCALARS, encode_scalar
 
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
@@ -36,8 +37,9 @@ SCOPE = "app"
 _DIGITS = 40  # of a key
 _DEEPEST = 100  # levels of containers in which references are searched for
 _VERSION = b"offload memo 1"
+_DEFAULT = b"default"  # content of a default that can't be hashed: it is part of the code
+_EMPTY = inspect.Parameter.empty
 _CONTAINERS = (list, tuple, dict)
-_SCALARS = frozenset({type(None), bool, int, float, str, bytes})  # hold no references
 
 
 class NotRemembered(Exception):
@@ -127,12 +129,18 @@ class Function:
             cipher=cipher,
             refs=refs,
         )
-        names = self._positional
-        if names is not None and len(args) == len(names) and not kwargs:  # the ordinary call
-            for prefix, value in zip(names, args, strict=True):
-                if prefix is not None:
-                    content = digest(value)
-                    found.update(b"%b%b%b" % (prefix, _length(content), content))
+        names, number = self._positional, len(args)
+        if not kwargs and number < len(names) and names[number][1] is not _EMPTY:  # ordinary calls
+            for at, (prefix, default) in enumerate(names[:-1]):
+                if prefix is None:
+                    continue
+                try:
+                    content = digest(args[at] if at < number else default)
+                except OffloadError:
+                    if at < number:
+                        raise
+                    content = _DEFAULT
+                found.update(prefix + len(content).to_bytes(8, "little") + content)
             return found.hexdigest()[:_DIGITS]
         bound = self.signature.bind(*args, **kwargs)
         if self.key is not None:
@@ -150,37 +158,36 @@ class Function:
             except OffloadError:
                 if name in given or name not in bound.arguments:
                     raise
-                content = b"default"  # part of the code
+                content = _DEFAULT
             _write(found, name.encode("utf-8", "surrogatepass"))
             _write(found, content)
         return found.hexdigest()[:_DIGITS]
 
     def _started(self, scope: Scope) -> blake3:
         """Return a hasher of all that every call of the function has in common."""
-        code = self.code(scope)
         started = self._code.started
-        if started is None or started[0] != code:
+        if started is None or started[0] is not scope:
             hasher = blake3(_VERSION)
-            for part in (self.kind, self.name, code, self.context):
+            for part in (self.kind, self.name, self.code(scope), self.context):
                 _write(hasher, part.encode("utf-8", "surrogatepass"))
-            started = self._code.started = (code, hasher)
+            started = self._code.started = (scope, hasher)
         return started[1].copy()
 
     @functools.cached_property
-    def _positional(self) -> list[bytes | None] | None:
-        """Bytes to hash before each argument, with None for arguments that don't count.
+    def _positional(self) -> list[tuple[bytes | None, Any]]:
+        """For each parameter the bytes to hash before its argument (None: it doesn't count), and
+        its default; then an entry for all.
 
-        None if an argument can't be passed by position, or if a key function needs names.
+        Empty if an argument can't be passed by position, or if a key function needs names.
         """
-        if self.key is not None:
-            return None
-        found: list[bytes | None] = []
+        found: list[tuple[bytes | None, Any]] = []
         for name, parameter in self.signature.parameters.items():
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY):
-                return None
+                return []
             encoded = name.encode("utf-8", "surrogatepass")
-            found.append(None if name in self.ignored else _length(encoded) + encoded)
-        return found
+            prefix = None if name in self.ignored else _length(encoded) + encoded
+            found.append((prefix, parameter.default))
+        return [] if self.key is not None else [*found, (None, None)]
 
     def _counted(self, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield name and value of each argument that counts, in an order of their own."""
@@ -211,13 +218,13 @@ class _Code:
     """The hash of a function's code, computed once per process and scope.
 
     Attributes:
-        started: what is derived from it, for `Function`.
+        started: what is derived from it in a scope, for `Function`.
     """
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
         self._known: tuple[Scope, str | Exception] | None = None
-        self.started: tuple[str, blake3] | None = None
+        self.started: tuple[Scope, blake3] | None = None
 
     def hash(self, scope: Scope) -> str:
         known = self._known
@@ -251,9 +258,12 @@ def digest_of_value(
     Raises SerializationError for a value that can't be serialized.
     """
     named_by = None if cipher is None else cipher.keyring.current
-    if type(value) in _SCALARS:
-        scalar = serializers.encode_exactly(value)
-        return pack(scalar, limit=chunk_size, key=named_by).digest.encode()
+    if type(value) in SCALARS:
+        scalar = encode_scalar(value)
+        if scalar is not None and (root := small_root(*scalar, limit=chunk_size)) is not None:
+            return digest_of_few(root, None if named_by is None else named_by.names).encode()
+        payload = serializers.encode_exactly(value)
+        return pack(payload, limit=chunk_size, key=named_by).digest.encode()
     if isinstance(value, Ref):
         if value.is_local:
             value = value.get()

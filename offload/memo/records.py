@@ -170,8 +170,10 @@ def write_record(record: Record, keys: Keys) -> bytes:
 
 def _dumps(fields: dict[str, Any]) -> bytes:
     if fields["v"] == _WITHIN:
-        with suppress(TypeError):  # a lone surrogate in a name
+        try:
             return orjson.dumps(fields)
+        except TypeError:  # a lone surrogate in a name
+            pass
     return json.dumps(fields).encode()
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from traceback import format_tb
 from typing import Any
 
+from offload.classes.scope import Scope
 from offload.content.holds import Hold
-from offload.content.manifest import pack
+from offload.content.manifest import pack, small_root
 from offload.content.store import ContentStore
 from offload.errors import OffloadError, SerializationError
 from offload.memo.flight import Busy, Computation, Flights
@@ -30,6 +31,9 @@ from offload.memo.records import (
 )
 from offload.metrics.counters import Counters
 from offload.ref import Ref
+from offload.serializers.base import Payload
+from offload.serializers.plain import SCALARS, encode_scalar
+from offload.text import type_name
 
 __all__ = ("LEASE", "Answer", "Results", "is_lasting")
 
@@ -39,6 +43,7 @@ LEASE = 30.0
 """Seconds after which another process takes over from one that died while it computed."""
 
 _INLINE = 32 * 1024  # bytes up to which a result is kept in its record
+_UNHASHED = 1024  # bytes up to which it is tried to lay out a result without hashing it
 _DATA = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _GRACE = 300.0  # seconds that the blobs of a result that isn't remembered live on
 _LOGGED = 10_000  # tasks and functions whose errors were logged
@@ -72,6 +77,7 @@ class Results:
         self._content = content
         self._counters = counters
         self._made: dict[str, Flights] = {}
+        self._verified: tuple[bytes, Record] | None = None  # which spares verifying it twice
         self._logged: set[str] = set()
 
     @property
@@ -83,16 +89,19 @@ class Results:
             made = self._made.setdefault("flights", flights)
         return made
 
-    def key_of(self, function: Function, args: Any, kwargs: Any, **more: Any) -> str:
+    def key_of(
+        self, function: Function, args: Any, kwargs: Any, scope: Scope, *, refs: bool = True
+    ) -> str:
         """Return the key of a call; see `Function.key_of`."""
         content = self._content()
         return function.key_of(
             args,
             kwargs,
             serializers=content.serializers,
+            scope=scope,
             chunk_size=content.writer.blob_limit,
             cipher=content.cipher,
-            **more,
+            refs=refs,
         )
 
     def find(
@@ -107,10 +116,31 @@ class Results:
 
         Raises OffloadError if the store can't tell.
         """
+        return self.start(name, lease, block=block, read=read)()
+
+    def start(
+        self, name: str, lease: float, *, block: bool, read: bool
+    ) -> Callable[[], Answer | Computation | Busy]:
+        """Return a function, to be called once, that does what `find` does.
+
+        On Redis, this sends the request, so that the caller can do something else meanwhile. Both
+        raise OffloadError.
+        """
+        claimed = self.flights.start(name, lease)
+        return lambda: self._find(claimed, name, lease, block, read)
+
+    def _find(
+        self,
+        claimed: Callable[[], bytes | Computation | Busy],
+        name: str,
+        lease: float,
+        block: bool,
+        read: bool,
+    ) -> Answer | Computation | Busy:
         useless: bytes | None = None
         attempt = 0
+        found = claimed()
         while True:
-            found = self.flights.claim(name, lease, useless)
             if isinstance(found, Computation):
                 self._counters.add(memo_misses=1)
                 return found
@@ -121,24 +151,28 @@ class Results:
                     self._counters.add(memo_waits=1)
                 self.flights.wait(name, found, attempt)
                 attempt += 1
-                continue
-            answer = self._answer(name, found, read=read)
-            if answer is not None:
-                saved = max(int(answer.record.seconds * 1000), 0)
-                self._counters.add(memo_hits=1, memo_milliseconds_saved=saved)
-                if attempt:
-                    self.flights.wake(name)
-                return answer
-            useless = found
+            else:
+                answer = self._answer(name, found, read=read)
+                if answer is not None:
+                    saved = max(int(answer.record.seconds * 1000), 0)
+                    self._counters.add(memo_hits=1, memo_milliseconds_saved=saved)
+                    if attempt:
+                        self.flights.wake(name)
+                    return answer
+                useless = found
+            found = self.flights.claim(name, lease, useless)
 
     def _answer(self, name: str, stored: bytes, *, read: bool) -> Answer | None:
         """Return the result in a valid record; None if it can't be read."""
-        content = self._content()
-        record = read_record(name, stored, content.signing.keys)
+        verified, self._verified = self._verified, None
+        if verified is not None and verified[0] is stored:
+            record: Record | None = verified[1]
+        else:
+            record = read_record(name, stored, self._content().signing.keys)
         if record is None:
             return None
         try:
-            ref = open_result(content, record)
+            ref = open_result(self._content(), record)
             value = ref.get() if read or ref.data is not None else ref
         except OffloadError as exc:
             logger.warning("%s is computed again: its result can't be read: %s", record.task, exc)
@@ -159,6 +193,7 @@ class Results:
                 content.store.url,
             )
             return False
+        self._verified = stored, record
         return record.until > content.now()
 
     def remember(
@@ -188,15 +223,21 @@ class Results:
         remembered.
         """
         content = self._content()
-        hold = Hold(ttl, record_holder(computation.name, computation.fence))
-        stored = self._stored(result, known, hold, serializer)
+        stored = self._stored(
+            content,
+            result,
+            known,
+            lambda: Hold(ttl, record_holder(computation.name, computation.fence)),
+            serializer,
+        )
+        within = stored if isinstance(stored, Within) else None
         now = content.now()
         record = Record(
             name=computation.name,
             task=task,
             scope=scope,
             ref=stored.wire if isinstance(stored, Ref) else "",
-            within=None if isinstance(stored, Ref) else stored,
+            within=within,
             seconds=round(seconds, 6),
             fence=computation.fence,
             created=now,
@@ -213,17 +254,27 @@ class Results:
         return finish
 
     def _stored(
-        self, result: Any, known: Ref[Any] | None, hold: Hold, serializer: str
+        self,
+        content: ContentStore,
+        result: Any,
+        known: Ref[Any] | None,
+        hold: Callable[[], Hold],
+        serializer: str,
     ) -> Ref[Any] | Within:
         """Return the result as its record contains it, or the reference of a large one, which
         *hold* keeps.
         """
-        content = self._content()
         if isinstance(result, Ref) and known is None:
             known = content.opened(result)
         if known is not None:
-            content.holds.add([known], hold)
+            content.holds.add([known], hold())
             return known
+        if type(result) in SCALARS and content.cipher is None:
+            scalar = encode_scalar(result)
+            root = None if scalar is None else small_root(*scalar)
+            if scalar is not None and root is not None:  # what follows, in fewer calls
+                serializer, head, body = scalar
+                return Within(root, serializer, type_name(result), len(head) + len(body))
         try:
             payload = content.serializers.encode_exactly(result)
         except SerializationError:
@@ -231,13 +282,13 @@ class Results:
                 raise
             payload = content.serializers.encode(result, serializer)  # as it arrives by Celery
         if payload.size <= _INLINE:
-            root = b"".join(pack(payload, whole=True).root)
+            root = _root_of(payload)
             if content.cipher is not None:
                 root = content.cipher.seal_inline(root)  # which reading it opens
             return Within(root, payload.serializer, payload.type, payload.size)
         if serializer:
             payload = content.writer.serialize(result, serializer)
-        return content.writer.put_payload(payload, hold=hold)
+        return content.writer.put_payload(payload, hold=hold())
 
     def forget(self, answer: Answer) -> None:
         """Forget a result whose blobs are missing."""
@@ -258,6 +309,15 @@ class Results:
                 f": {error}" if is_ours else "",
                 "" if is_ours else f". It was raised here:\n{where}",
             )
+
+
+def _root_of(payload: Payload) -> bytes:
+    """Return a payload as one root blob."""
+    if len(payload.buffers) == 1 and payload.size <= _UNHASHED:
+        root = small_root(payload.serializer, payload.head, bytes(payload.buffers[0]))
+        if root is not None:
+            return root
+    return b"".join(pack(payload, whole=True).root)
 
 
 def is_lasting(result: Any) -> bool:

@@ -35,6 +35,7 @@ __all__ = (
     "STEPS",
     "Counted",
     "Counters",
+    "about_now",
     "size_names",
     "time_names",
 )
@@ -207,7 +208,9 @@ _TIMES_OF_STORE = {
 }
 _WITH_STORE = 3  # labels
 _OFFLOADED = ("values_offloaded", "bytes_offloaded", "values_deduplicated", "bytes_deduplicated")
-_about: ContextVar[tuple[str, str]] = ContextVar("offload_counted_about", default=("", ""))
+about_now: ContextVar[tuple[str, str]] = ContextVar("offload_counted_about", default=("", ""))
+"""The task and argument that label events in this context. Set it where each call counts, instead
+of by `Counters.about`."""
 
 
 class _About:
@@ -217,10 +220,10 @@ class _About:
         self._labels = labels
 
     def __enter__(self) -> None:
-        self._token = _about.set(self._labels)
+        self._token = about_now.set(self._labels)
 
     def __exit__(self, *_: object) -> None:
-        _about.reset(self._token)
+        about_now.reset(self._token)
 
 
 class _Timed:
@@ -231,7 +234,7 @@ class _Timed:
         self._step = step
 
     def __enter__(self) -> None:
-        self._span = span(self._step, *_about.get()) if is_set_up() else None
+        self._span = span(self._step, *about_now.get()) if is_set_up() else None
         if self._span is not None:
             self._span.__enter__()
         self._begun = time.perf_counter()
@@ -244,7 +247,7 @@ class _Timed:
     ) -> None:
         if kind is None:
             seconds = time.perf_counter() - self._begun
-            self._counters._wait((_about.get(), _TIMES[self._step], seconds))
+            self._counters._wait((about_now.get(), _TIMES[self._step], seconds))
         if self._span is not None:
             self._span.__exit__(kind, error, traceback)
 
@@ -287,7 +290,7 @@ class Counters:
         """Increase the named counters; raises KeyError for a name that isn't in `NAMES`."""
         if not _KNOWN.issuperset(amounts):
             raise KeyError(*amounts.keys() - _KNOWN)
-        self._wait((_about.get(), None, amounts))
+        self._wait((about_now.get(), None, amounts))
 
     def sized(self, size: int, repeated: int) -> None:
         """Count a value by its size.
@@ -296,7 +299,7 @@ class Counters:
             size: its serialized bytes.
             repeated: those of its bytes that were stored or seen before.
         """
-        self._wait((_about.get(), size, repeated))
+        self._wait((about_now.get(), size, repeated))
 
     def offloaded(self, size: int, repeated: int, *, whole: bool) -> None:
         """Count a value that is sent by reference, also by its size.
@@ -305,7 +308,7 @@ class Counters:
             size, repeated: see `sized`.
             whole: whether all of it was in the store already.
         """
-        self._wait((_about.get(), _OFFLOADED, (size, repeated, whole)))
+        self._wait((about_now.get(), _OFFLOADED, (size, repeated, whole)))
 
     def of_store(self, store: str, **amounts: int) -> None:
         """Increase counters of one of several stores; names as in `OF_STORE`."""
@@ -314,7 +317,7 @@ class Counters:
     def failed(self, error: Exception) -> None:
         """Count an error by its kind."""
         name = next(name for kind, name in _ERRORS if isinstance(error, kind))
-        self.errors.note(name, *_about.get(), error)
+        self.errors.note(name, *about_now.get(), error)
         self.add(**{name: 1})
 
     def timed(self, step: str) -> AbstractContextManager[None]:
@@ -329,7 +332,7 @@ class Counters:
         if store:
             self._wait((("", "", store), _TIMES_OF_STORE[step], seconds))
         else:
-            self._wait((_about.get(), _TIMES[step], seconds))
+            self._wait((about_now.get(), _TIMES[step], seconds))
 
     def _wait(self, event: tuple[_Labels, Any, Any]) -> None:
         waiting = self._waiting

@@ -16,12 +16,15 @@ from offload.errors import DeserializationError
 from offload.serializers.base import Payload, utf8
 from offload.text import type_name
 
-__all__ = ("Json", "Raw", "is_plain")
+__all__ = ("SCALARS", "Json", "Raw", "encode_scalar", "is_plain")
 
 _MAX_DEPTH = 200
 """Below orjson's own limit of 254. It also ends the walk through a cycle."""
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS = frozenset({list, tuple, dict})
+SCALARS = _SCALARS | {bytes}
+"""Types of values that contain no others."""
+_LONG = 1000  # characters of a text that isn't encoded to find out how large it is
 
 _FORMATS = frozenset("bBhHiIlLqQnNfd?c") | {"@" + c for c in "bBhHiIlLqQnNfd?c"}
 """The formats that memoryview.cast() supports."""
@@ -128,6 +131,23 @@ class Json:
             return orjson.loads(buffers[0])
         except ValueError as error:
             raise DeserializationError(f"json cannot read the value: {error}") from error
+
+
+def encode_scalar(value: Any) -> tuple[str, bytes, bytes] | None:
+    """Return serializer, head, and content of a value of `SCALARS`, as `Registry.encode_exactly`
+    writes it; None for one that is long or needs care.
+    """
+    kind = type(value)
+    try:
+        if kind is str:
+            return ("raw", b"str", value.encode()) if len(value) < _LONG else None
+        if kind is bytes:
+            return ("raw", b"bytes", value) if len(value) < _LONG else None
+        if kind is float and not isfinite(value):
+            return None
+        return "json", b"", orjson.dumps(value)
+    except (UnicodeEncodeError, TypeError):  # a lone surrogate, an int past 64 bits
+        return None
 
 
 def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:

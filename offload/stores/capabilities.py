@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from offload.digest import Digest
 from offload.errors import ConfigurationError
@@ -201,8 +201,7 @@ class TagsWrites(Protocol):
 # -- for results that are computed once: read a pointer and take its lease at once
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """What `ClaimsPointers.claim` found or took; exactly one of the three.
 
     Attributes:
@@ -227,19 +226,25 @@ class ClaimsPointers(Protocol):
     @property
     def can_claim(self) -> bool: ...
 
-    def claim(self, name: str, owner: str, ttl: float) -> Claim:
-        """Return the pointer *name* if it is set; otherwise take the lease *name* for *ttl*
-        seconds, unless another owner has it.
+    def claim(self, name: str, owner: str, ttl: float) -> Callable[[], Claim]:
+        """Find the pointer *name* if it is set; otherwise take the lease *name* for *ttl* seconds,
+        unless another owner has it.
+
+        This only sends the request. Returns a function, to be called once, that waits for the
+        answer.
         """
 
     def settle(
         self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
-    ) -> Callable[[], bool | None]:
+    ) -> Callable[[], int | None]:
         """Swap the pointer *name*, if *owner* has the lease, and then release the lease.
 
         The pointer is unset after *ttl* seconds. This only sends the request. Returns a function,
-        to be called once, that waits for the answer: whether *owner* had the lease; None if it has,
-        but the pointer isn't as *expected*, so that nothing was done.
+        to be called once, that waits for the answer: 1 if it is done, 0 if *owner* doesn't have the
+        lease, and None if the pointer isn't as *expected*; then nothing was done.
+
+        Args:
+            name, owner: as given to `claim`.
         """
 
 

@@ -14,8 +14,8 @@ from celery.exceptions import Ignore, Reject
 
 import offload as package
 from offload import ConfigurationError, StoreUnavailable
+from offload.hooks import execute, prefetch
 from offload.hooks import memo as memo_hooks
-from offload.hooks import prefetch
 from offload.hooks.message import EMBED
 from offload.memo import forget, forget_all
 from offload.memo.records import list_records, read_record, write_record
@@ -98,7 +98,7 @@ def test_a_hit_runs_and_downloads_nothing(memo):
 def test_saved_time_is_that_of_the_computation(memo, monkeypatch):
     """A hit counts the whole milliseconds that its computation took."""
     now = iter(n * 1.2345 for n in range(99))
-    monkeypatch.setattr(memo_hooks.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(execute.time, "perf_counter", lambda: next(now))
     task = memo.task(small)
     for _ in range(3):
         memo.wire.run(task, 1)
@@ -258,7 +258,7 @@ def test_code_is_the_users(memo, options):
         )(function)
         memo.wire.app.finalize()
         assert memo.wire.run(task, x=3) in (3, -3)
-        keys.add(hook.memo._function(task)[0].code(hook.classes.scope))
+        keys.add(hook.memo._learn(task).function.code(hook.classes.scope))
     assert len(keys) == 2
     assert memo.counts() == {"misses": 2}
 
@@ -732,13 +732,18 @@ def test_countdowns_grow_and_end_with_the_lease(memo):
     """A waiting message comes back after 0.2 to 5 s, and right after the lease may have expired."""
     from offload.memo.flight import Busy
 
-    call = memo_hooks.Call(None, None, None, Busy(1000.0))
-    pauses = [call.countdown(waits) for waits in range(200)]
+    memos = memo.wire.hook.memo
+    function = memos._learn(memo.task(small)).function
+
+    def countdown(left, waits):
+        return memo_hooks.Call(memos, function, None, "", lambda: Busy(left)).countdown(waits)
+
+    pauses = [countdown(1000.0, waits) for waits in range(200)]
     assert 0.14 < pauses[0] < 0.26
     assert all(pause <= 6.25 for pause in pauses)
     assert min(pauses[20:]) > 3.7
-    assert replace(call, found=Busy(0.5)).countdown(100) <= 0.71
-    assert replace(call, found=Busy(0.0)).countdown(100) > 0
+    assert countdown(0.5, 100) <= 0.71
+    assert countdown(0.0, 100) > 0
 
 
 def test_nothing_is_prefetched_for_memo_tasks(memo, monkeypatch):

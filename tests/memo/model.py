@@ -55,7 +55,8 @@ class Process:
         self.counters = Counters()
         self.results = Results(lambda: self.content, self.counters)
         self.running = Running()
-        flights = self.results._flights = Flights(store, self.results._is_valid, clock)
+        flights = Flights(store, self.results._is_valid, clock)
+        self.results._made["flights"] = flights
         flights._running = PerProcess(lambda: self.running)  # type: ignore[assignment,return-value]
 
     def key(self, version: int, argument: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import types
 from datetime import datetime
 from functools import partial
@@ -12,6 +13,9 @@ import pytest
 
 from offload.classes.scope import Scope
 from offload.content.holds import Hold
+from offload.content.manifest import pack
+from offload.encryption.blobs import BlobCipher
+from offload.encryption.keys import Keyring
 from offload.errors import SerializationError
 from offload.memo.keys import Function, NotRemembered, digest_of_value
 from offload.stores.memory import MemoryStore
@@ -34,6 +38,10 @@ def key(content):
         return function.key_of(args, kwargs, serializers=content.serializers, scope=SCOPE)
 
     return key
+
+
+def key_text(key):
+    return "aes256:" + base64.b64encode(key).decode()
 
 
 def given(a, b=(1, 2), *more, c=None, **others):
@@ -60,6 +68,48 @@ def test_different_values_are_different_arguments(key):
     keys = [key(value) for value in VALUES]
     assert len(set(keys)) == len(VALUES)
     assert keys == [key(value) for value in VALUES]
+
+
+SCALARS = (
+    *(None, True, False, 0, -1, 2**63 - 1, 2**64 - 1, 2**64, -(2**63) - 1, 1.5, -0.0, 1e300),
+    *(float("nan"), float("inf"), "", "text", "\u00e9" * 998, "\ud800", "a\x00b", b"", b"\xff" * 5),
+    *(kind * size for kind in ("x", b"x") for size in (999, 1000, 1020, 1024, 50_000)),
+)
+
+
+@pytest.mark.parametrize("is_encrypted", (False, True), ids=("plain", "encrypted"))
+@pytest.mark.parametrize("limit", (None, 100, 20_000))
+def test_a_scalar_has_the_digest_that_it_is_stored_by(content, is_encrypted, limit):
+    """A scalar's digest is the name of its blob, which encryption keys change: keys of calls don't
+    give away arguments that can be guessed.
+    """
+    ring = cipher = None
+    if is_encrypted:
+        ring = Keyring([key_text(b"1" * 32)])
+        cipher = BlobCipher(ring)
+    for value in SCALARS:
+        payload = content.serializers.encode_exactly(value)
+        packed = pack(payload, limit=limit, key=None if ring is None else ring.current)
+        found = digest_of_value(
+            value, serializers=content.serializers, chunk_size=limit, cipher=cipher
+        )
+        assert found == packed.digest.encode(), value
+
+
+@pytest.mark.parametrize("value", (7, "text", None, [1, 2], np.arange(3)), ids=repr)
+def test_encryption_keys_make_other_calls(content, value):
+    """Keys of calls depend on the encryption key, whatever the arguments are."""
+    function = Function("task", "given", given)
+
+    def key(*keys):
+        cipher = BlobCipher(Keyring(keys)) if keys else None
+        return function.key_of(
+            (value,), {}, serializers=content.serializers, scope=SCOPE, cipher=cipher
+        )
+
+    one, two = (key_text(bytes([n]) * 32) for n in (1, 2))
+    assert len({key(), key(one), key(two)}) == 3
+    assert key(one) == key(one, two)
 
 
 def test_arguments_are_not_confused(key):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
+from collections import Counter
+from pathlib import Path
 
 import pytest
+from celery import signals
 
+import offload
 from offload.errors import StoreUnavailable
+from offload.hooks import execute
 from offload.memo.flight import Busy, Computation, Flights
 from offload.memo.records import Record, write_record
 from offload.memo.results import Results
@@ -24,6 +31,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
 NAME = "memo/task/app/key"
 LEASE = 30.0
 ROWS = list(range(5000))
+PACKAGE = str(Path(offload.__file__).parent)
 
 
 @pytest.fixture
@@ -50,6 +58,10 @@ def trips(monkeypatch, store):
         return function(*args), wire.trips - before
 
     return trips
+
+
+def same(number, more=0):
+    return number
 
 
 def valid(_name, value):
@@ -199,13 +211,19 @@ def test_a_computation_that_was_given_up_is_not_renewed(store):
     flights.abandon(other)
 
 
-def test_a_lost_answer_blocks_nobody(store, monkeypatch):
+@pytest.mark.parametrize("when", ("sent", "answered"))
+def test_a_lost_answer_blocks_nobody(store, monkeypatch, when):
     """If the answer to a claim is lost, the lease that it may have taken is released."""
     claim = store.leases.claim
 
     def lost(*given):
-        claim(*given)
-        raise StoreUnavailable("cut")
+        answer = claim(*given)
+
+        def fail():
+            answer()
+            raise StoreUnavailable("cut")
+
+        return fail if when == "answered" else fail()
 
     flights = Flights(store, valid)
     with monkeypatch.context() as patch, pytest.raises(StoreUnavailable):
@@ -255,15 +273,101 @@ def test_a_cluster_does_the_same(cluster):
     store.close()
 
 
-def test_what_memo_costs_a_task(redis, raw, monkeypatch):
-    """A hit costs one round trip, small or large; a computation with a small result costs two."""
+@pytest.fixture
+def memo(redis, raw):
+    """Return memo tasks whose store is on Redis, and whose process knows its scripts."""
     memo = Memo(
         make_wire(store=f"redis://{redis.host}:{redis.port}/11", stats_interval=0, watch=False)
     )
-    task = memo.task(small)
-    plain = memo.wire.app.task(name="plain", shared=False)(small)
-    for each in (task, plain):  # the server learns the scripts
+    memo.once = memo.task(small)
+    memo.plain = memo.wire.app.task(name="plain", shared=False)(small)
+    for each in (memo.once, memo.plain):
         memo.wire.run(each, ROWS[1:])
+    yield memo
+    memo.wire.hook.store.close()
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    (
+        ((1,), ["sent", "prerun", "answered"]),
+        ((ROWS,), ["sent", "answered", "prerun"]),
+    ),
+)
+def test_celery_prepares_a_task_while_the_server_answers(memo, monkeypatch, args, expected):
+    """A call whose arguments are in its message waits for the record when its function is due;
+    one with references waits before they would be read.
+    """
+    events = []
+    claim = memo.wire.hook.store.leases.claim
+
+    def sent(*given):
+        events.append("sent")
+        answer = claim(*given)
+        return lambda: events.append("answered") or answer()
+
+    def prerun(task_id, **_more):
+        if task_id == result.id:
+            events.append("prerun")
+
+    monkeypatch.setattr(memo.wire.hook.store.leases, "claim", sent)
+    signals.task_prerun.connect(prerun)
+    result = memo.once.delay(*args)
+    assert memo.wire.get(result)
+    signals.task_prerun.disconnect(prerun)
+    assert events == expected
+
+
+def test_a_task_that_never_starts_lets_others_compute(memo):
+    """If Celery ends a task before its function is due, its lease is released."""
+    app, store = memo.wire.app, memo.wire.hook.store
+    names = []
+    claim = store.leases.claim
+    store.leases.claim = lambda name, *given: names.append(name) or claim(name, *given)
+
+    def ended(*_given):
+        assert names, "it was looked up"
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        execute._tracer(app._offload, memo.once, ended)("some id", (2,), {}, {})
+    assert isinstance(claim(names[0], "another", LEASE)().fence, int)
+
+
+def test_python_calls_of_a_computation(memo):
+    """With small arguments and a small result, memo adds at most 85 calls of offload's functions:
+    they are what it costs.
+    """
+    numbers = itertools.count()
+
+    def calls(task):
+        found = []
+        for _ in range(3):  # the fewest, without those of finalizers
+            task.delay(next(numbers))
+            message = memo.wire.take()
+            entered = Counter()
+
+            def enter(frame, event, _argument, entered=entered):
+                entered[event == "call" and PACKAGE in frame.f_code.co_filename] += 1
+
+            sys.setprofile(enter)
+            try:
+                memo.wire.execute(message)
+            finally:
+                sys.setprofile(None)
+            found.append(entered[True])
+        return min(found)
+
+    options = {"memo": 3600, "version": "1"}
+    task = memo.wire.app.task(name="same", shared=False, offload=options)(same)
+    memo.wire.app.finalize()
+    calls(task)  # warm up
+    assert calls(task) - calls(memo.plain) <= 85
+
+
+def test_what_memo_costs_a_task(memo, monkeypatch):
+    """A hit costs one round trip, small or large; a computation with a small result costs two."""
+    task, plain = memo.once, memo.plain
     wire = Wire(monkeypatch)
 
     def cost(called, *args):
@@ -278,4 +382,3 @@ def test_what_memo_costs_a_task(redis, raw, monkeypatch):
     assert cost(plain, ROWS) == read + released
     assert cost(task, ROWS) == read + released + 2
     assert cost(task, ROWS) == released + 1
-    memo.wire.hook.store.close()

@@ -202,17 +202,23 @@ def test_a_piggybacked_batch_costs_no_round_trip():
         assert sums_of(store).total() == {text("seen"): 1}
 
 
-def test_a_lost_batch_is_requeued(valkey):
+@pytest.mark.parametrize("ask", ("read", "claim"))
+def test_a_lost_batch_is_requeued(valkey, ask):
     """While the server is unavailable, a batch is requeued; later it counts once."""
     with redis_server() as server:
         store = open_store(f"{server.url}?socket_timeout=1")
+        asked = {
+            "read": lambda: store.pointers.read("p"),
+            "claim": lambda: store.leases.claim("p", "owner", 60)().value,
+        }[ask]
+        asked()
         sums_of(store).piggyback(rider := Once())
         server.stop()
         with pytest.raises(StoreUnavailable):
-            store.pointers.read("p")
+            asked()
         assert rider.back
         server.start()
-        assert store.pointers.read("p") is None
+        assert asked() is None
         assert sums_of(store).total() == {text("seen"): 1}
 
 

@@ -11,7 +11,7 @@
 -- ARGV[4]  its new value
 -- ARGV[5]  milliseconds until it expires
 -- ARGV[6]  milliseconds until the list's element expires, as nobody may be waiting
--- returns  1 if done, 0 if the owner doesn't have the lease (any longer), -1 if the pointer was not
+-- returns  1 if done, 0 if the owner doesn't have the lease (any longer), nil if the pointer was not
 --          as expected
 --
 -- Why a script: an owner that lost the lease must not write.
@@ -25,7 +25,7 @@ if lease[1] ~= ARGV[1] or tonumber(lease[2]) <= now then
   return 0
 end
 if redis.call('GET', KEYS[1]) ~= (ARGV[2] == '1' and ARGV[3]) then
-  return -1
+  return nil
 end
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
 redis.call('DEL', KEYS[2])

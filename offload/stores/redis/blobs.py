@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -356,6 +357,7 @@ def _pairs(answer: Sequence[Any]) -> Iterator[tuple[str, float]]:
         yield holder.decode("utf-8", "replace"), float(until)
 
 
+@lru_cache(256)
 def milliseconds(ttl: float) -> int:
     """Return *ttl* seconds in milliseconds, rounded up; raises ValueError if not positive."""
     return math.ceil(check_ttl(ttl) * 1000)

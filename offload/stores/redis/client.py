@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Parts
-from offload.stores.redis.driver_errors import driver_errors, translate
+from offload.stores.redis.driver_errors import ERRORS, driver_errors, translate
 from offload.stores.redis.redis_internals import (
     Command,
     Packer,
@@ -154,21 +154,35 @@ class RedisClient:
         for, answer at once.
         """
         command = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        with driver_errors(self.url):
+        try:  # `driver_errors` would take three calls more
             client: Any = self._drivers.get()
             if self.replicas or _is_cluster(client):
                 answer = self.run_script(script, [(keys, args)])[0]
                 return lambda: answer
-            receive = send(client.connection_pool, [command])
+            receive = self._send(client.connection_pool, command)
+        except ERRORS as exc:
+            raise translate(exc, self.url) from exc
 
         def finish() -> Any:
-            with driver_errors(self.url):
+            try:
                 [answer] = receive()
-            if isinstance(answer, NoScriptError):
-                return self.run_script(script, [(keys, args)])[0]
-            return self._checked(answer, script)
+            except ERRORS as exc:
+                raise translate(exc, self.url) from exc
+            if isinstance(answer, Exception):
+                if isinstance(answer, NoScriptError):
+                    return self.run_script(script, [(keys, args)])[0]
+                return self._checked(answer, script)
+            return answer
 
         return finish
+
+    def _send(self, pool: Any, command: Command) -> Callable[[], list[Any]]:
+        """Send *command* with what it carries; return a function that returns its answer alone."""
+        batch = None if self._batches is None else self._batches[0].next_batch()
+        runs = self._next_deferred() if self._deferred else ()
+        if batch is None and not runs:
+            return send(pool, [command])
+        return self._start_with([command], runs, batch, partial(send, pool))
 
     def wait_for(self, key: str, seconds: float) -> bool:
         """Wait at most *seconds* for an element of the list *key*; return whether it took one."""
@@ -251,23 +265,49 @@ class RedisClient:
         self, commands: Sequence[Command], runs: Sequence[_Run], batch: CounterBatch | None
     ) -> list[Any]:
         """Return the answers to *commands*, which carry runs of scripts and counters."""
+        return self._start_with(commands, runs, batch, lambda every: partial(self._sent, every))()
+
+    def _start_with(
+        self,
+        commands: Sequence[Command],
+        runs: Sequence[_Run],
+        batch: CounterBatch | None,
+        start: Callable[[Sequence[Command]], Callable[[], list[Any]]],
+    ) -> Callable[[], list[Any]]:
+        """Start *commands* with what they carry; return a function that returns their answers.
+
+        What isn't answered is carried by a later request.
+        """
         carried = [run.command for run in runs]
         if self._batches is not None and batch is not None:
             carried.append(self._batches[1](batch))
-        try:
-            answers = self._sent([*commands, *carried])
-        except BaseException:
+
+        def requeue() -> None:
             self._deferred.extendleft(reversed(runs))
             if self._batches is not None and batch is not None:
                 self._batches[0].requeue(batch)
+
+        try:
+            receive = start([*commands, *carried])
+        except BaseException:
+            requeue()
             raise
-        if batch is not None and isinstance(own := answers.pop(), Exception):
-            logger.warning("statistics aren't stored: %s", translate(own, self.url))
-        first = len(commands)
-        error = self._settle(runs, answers[first:])
-        if error is not None and not commands:
-            raise error
-        return answers[:first]
+
+        def finish() -> list[Any]:
+            try:
+                answers = receive()
+            except BaseException:
+                requeue()
+                raise
+            if batch is not None and isinstance(own := answers.pop(), Exception):
+                logger.warning("statistics aren't stored: %s", translate(own, self.url))
+            first = len(commands)
+            error = self._settle(runs, answers[first:])
+            if error is not None and not commands:
+                raise error
+            return answers[:first]
+
+        return finish
 
     def _settle(self, runs: Sequence[_Run], answers: Sequence[Any]) -> StoreUnavailable | None:
         """Have runs wait again that the server couldn't do now; return why, if it wasn't able to.

@@ -9,7 +9,7 @@ from redis import exceptions as driver
 
 from offload.errors import StoreError, StoreUnavailable
 
-__all__ = ("driver_errors", "is_denied", "translate")
+__all__ = ("ERRORS", "driver_errors", "is_denied", "translate")
 
 # Words of temporary refusals. Older servers report an error inside a script as the script's
 # error, so these are searched anywhere in the message.
@@ -39,7 +39,8 @@ _NO_RIGHT = re.compile(r"no permissions|can't (run this|access at least)", re.IG
 _COMMAND = re.compile(r"run the '([a-z|]+)")
 
 
-_ERRORS = (driver.RedisError, driver.RedisClusterException, OSError)
+ERRORS = (driver.RedisError, driver.RedisClusterException, OSError)
+"""What redis-py raises."""
 
 
 class driver_errors:  # noqa: N801 (used as a function; `contextmanager` would take four times as long)
@@ -54,7 +55,7 @@ class driver_errors:  # noqa: N801 (used as a function; `contextmanager` would t
         pass
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        if isinstance(exc, _ERRORS):
+        if isinstance(exc, ERRORS):
             raise translate(exc, self._url) from exc
 
 

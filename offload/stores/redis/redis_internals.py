@@ -56,7 +56,8 @@ class Pool(ConnectionPool):
         except IndexError:
             return self.get_connection(*_COMMAND)
         try:
-            if not connection.can_read():  # as `get_connection` finds out; also connects
+            # As `get_connection` finds out, in fewer calls. A parser that was disconnected raises.
+            if not connection._parser.can_read(0):
                 return connection
         except (RedisError, OSError):
             pass
@@ -90,7 +91,7 @@ def send(pool: Any, commands: Sequence[Command]) -> Callable[[], list[Any]]:
 
     It must be called once, in this process: until then, nobody else can use the connection.
     """
-    own = pool if isinstance(pool, Pool) else None
+    own = pool if hasattr(pool, "borrow") else None  # isinstance takes long for abstract classes
     connection = pool.get_connection(*_COMMAND) if own is None else own.borrow()
     try:
         if len(commands) == 1:  # spares joining what is joined

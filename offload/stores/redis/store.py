@@ -95,27 +95,24 @@ class RedisLeases:
         """Whether a script may have a lease and a pointer: not in a Cluster."""
         return self._client.many_keys
 
-    def claim(self, name: str, owner: str, ttl: float) -> Claim:
+    def claim(self, name: str, owner: str, ttl: float) -> Callable[[], Claim]:
         keys = (self._pointers + check_name(name), self._prefix + name)
         args = (check_owner(owner), milliseconds(ttl), REMEMBER)
-        answer = self._client.run_script(script("claim"), [(keys, args)])[0]
-        value, fence, left = (*answer, None, None)[:3]
-        return Claim(value, fence, (left or 0) / 1000)
+        finish = self._client.start_script(script("claim"), keys, args)
+
+        def claimed() -> Claim:
+            value, fence, left = (*finish(), None, None)[:3]
+            return Claim(value, fence, (left or 0) / 1000)
+
+        return claimed
 
     def settle(
         self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
-    ) -> Callable[[], bool | None]:
-        keys = (self._pointers + check_name(name), self._prefix + name, self._released(name))
+    ) -> Callable[[], int | None]:
+        keys = (self._pointers + name, self._prefix + name, self._released(name))
         was = ("0", b"") if expected is None else ("1", expected)
-        now = (check_value(value), milliseconds(ttl))
-        args = (check_owner(owner), *was, *now, _NOTICE)
-        finish = self._client.start_script(script("settle"), keys, args)
-
-        def done() -> bool | None:
-            answer = finish()
-            return None if answer < 0 else bool(answer)
-
-        return done
+        args = (owner, *was, check_value(value), milliseconds(ttl), _NOTICE)
+        return self._client.start_script(script("settle"), keys, args)
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:
         args = (check_owner(owner), milliseconds(ttl), REMEMBER)
