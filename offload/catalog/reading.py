@@ -353,7 +353,8 @@ class CatalogReader:
         """Return the catalog of a bucket, which its first `save` creates.
 
         Args:
-            versioned, mutable: as for `Catalog`; default: as in this one.
+            versioned: as for `Catalog`; default: as in this one.
+            mutable: as for `Catalog`; default: as in this one.
         """
         other = copy(self)
         changed = {"versioned": versioned, "mutable": mutable}

@@ -205,7 +205,8 @@ class Offload:
 
         Args:
             task: a task, a signature (such as a chain or a group), or a task's name.
-            args, kwargs: of the task.
+            args: positional arguments of the task.
+            kwargs: keyword arguments of the task.
             options: of ``apply_async``.
 
         Returns the result, as Celery does. Raises what ``apply_async`` raises.
