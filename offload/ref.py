@@ -41,7 +41,7 @@ from kombu.utils.json import register_type
 from offload.digest import Digest, parse_digest
 from offload.encryption.keys import Keyring
 from offload.errors import InvalidRef, KeyUnavailable, SerializationError, UnsupportedVersion
-from offload.text import human_size
+from offload.text import human_size, human_time
 
 __all__ = (
     "ENCRYPTION",
@@ -197,6 +197,30 @@ class Ref(Generic[T]):
 
     def __hash__(self) -> int:
         return hash(self.wire) if self.wire else id(self)
+
+    def _repr_html_(self) -> str:
+        """Describe it in a notebook; nothing is fetched. Shows no signature."""
+        from offload.notebook import facts
+
+        if self.late is not None:
+            title, values = "Ref, resolved when a task starts", dict(self.late._asdict())
+        elif self.is_local:
+            title, values = "Ref to a value in this process", {"type": self.type}
+        elif self.serializer == "":
+            title, values = "Ref, not verified", {"claims": self.shown}
+        else:
+            title, values = (
+                "Ref",
+                {
+                    "type": self.type,
+                    "size": human_size(self.size),
+                    "digest": self.digest or "none, the value is in the reference",
+                    "serializer": self.serializer,
+                    "created": human_time(self.created),
+                    "held until": human_time(self.until) if self.digest else None,
+                },
+            )
+        return facts(title, values)
 
     def __repr__(self) -> str:
         if self.serializer == "" and self.wire:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from offload.errors import OffloadError
+from offload.text import reason_of
+
 __all__ = ("BatchResult", "label_of", "listed", "spread")
 
 T = TypeVar("T")
@@ -45,6 +48,22 @@ class BatchResult(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.results)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what failed, and how many succeeded; values aren't shown."""
+        from offload.notebook import facts, table
+
+        done = f"BatchResult: {len(self.succeeded):,} succeeded, {len(self.failed):,} failed"
+        if not self.failed:
+            return facts(done, {})
+        rows = ((label, _shown(self.errors[label])) for label in self.failed)
+        return table(done, ["failed", "error"], rows, len(self.failed))
+
+
+def _shown(error: Exception) -> str:
+    """Return an error's type and text; only the type if the text could reveal a value."""
+    is_ours = isinstance(error, OffloadError)
+    return f"{type(error).__name__}: {error}" if is_ours else reason_of(error)
 
 
 def label_of(name: Any, version: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from offload.catalog.batches import BatchResult, label_of, listed, spread
 from offload.catalog.names import DEFAULT, LATEST, check_asked, check_bucket, check_name
 from offload.catalog.pointers import CatalogPointers, not_found
-from offload.catalog.records import Record
+from offload.catalog.records import Record, Records, RecordsByName
 from offload.catalog.search import CatalogStats, all_records, matcher, statistics
 from offload.content.cache import open_cache
 from offload.content.get import Cached
@@ -124,6 +124,17 @@ class CatalogReader:
 
     def __repr__(self) -> str:
         return f"<Catalog {self._bucket!r} in {self.store.url}>"
+
+    def _repr_html_(self) -> str:
+        """List the objects in a notebook, in one request; nothing is loaded."""
+        from offload.notebook import facts, table
+
+        title = f"Catalog {self._bucket!r} in {self.store.url}"
+        try:
+            names = self.list_objects()
+        except OffloadError as exc:
+            return facts(title, {"error": exc})
+        return table(f"{title}: {len(names):,} objects", [], ((n,) for n in names), len(names))
 
     @property
     def _pointers(self) -> CatalogPointers:
@@ -239,9 +250,9 @@ class CatalogReader:
         can't be read are left out.
         """
         if name is None:
-            every: dict[str, list[Record]] = {}
+            every = RecordsByName()
             for record in self._records():
-                every.setdefault(record.name, []).append(record)
+                every.setdefault(record.name, Records()).append(record)
             return every
         name = check_name(name)
         if version is not None:
@@ -257,7 +268,7 @@ class CatalogReader:
         pointers = self._pointers
         _, state = pointers.state(name)
         found = pointers.records_of(name, state)
-        records = []
+        records = Records()
         for pointer, value in found:
             try:
                 record = pointers.parse_record(pointer, value)
@@ -291,7 +302,7 @@ class CatalogReader:
             larger_than: its value has more bytes, serialized.
         """
         matches = matcher(type, metadata, since, larger_than)
-        return [record for record in self._records(prefix) if matches(record)]
+        return Records(record for record in self._records(prefix) if matches(record))
 
     def stats(self) -> CatalogStats:
         """Return the totals of the bucket."""

@@ -29,12 +29,15 @@ from offload.encryption.keys import ID_BYTES, missing_key
 from offload.errors import CatalogError, IntegrityError, UnsupportedVersion
 from offload.ref import Keys
 from offload.stores.checks import MAX_POINTER
+from offload.text import human_size, human_time
 
 __all__ = (
     "FORMAT",
     "MAX_METADATA",
     "NameState",
     "Record",
+    "Records",
+    "RecordsByName",
     "check_metadata",
     "holder_of",
     "new_nonce",
@@ -119,6 +122,55 @@ class Record:
             for name, value in vars(self).items()
             if name not in hidden
         }
+
+    def _repr_html_(self) -> str:
+        """Describe the version in a notebook; nothing is loaded."""
+        from offload.notebook import facts
+
+        return facts(
+            self.label,
+            {
+                "bucket": self.bucket,
+                "type": self.type,
+                "size": human_size(self.size),
+                "saved": human_time(self.created),
+                "author": self.author,
+                "tags": ", ".join(self.tags),
+                "metadata": self.metadata,
+                "digest": self.digest,
+                "stale": "local copy, the store is unavailable" if self.stale else None,
+            },
+        )
+
+
+class Records(list[Record]):
+    """A list of versions, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        from offload.notebook import table
+
+        columns = ["name", "version", "type", "size", "saved", "author", "tags"]
+        rows = (
+            (
+                each.name,
+                each.version,
+                each.type,
+                human_size(each.size),
+                human_time(each.created),
+                each.author,
+                ", ".join(each.tags),
+            )
+            for each in self
+        )
+        return table(f"{len(self):,} versions", columns, rows, len(self))
+
+
+class RecordsByName(dict[str, list[Record]]):
+    """Versions by the names of objects, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        every = Records(record for records in self.values() for record in records)
+        return every._repr_html_()
 
 
 def holder_of(bucket: str, name: str, key: str, nonce: str) -> str:

@@ -23,6 +23,7 @@ from offload.content.holds import Hold
 from offload.errors import OffloadError
 from offload.ref import MAX_TYPE
 from offload.stores.capabilities import TagsWrites
+from offload.text import human_size, human_time
 
 __all__ = ("CatalogStats", "all_records", "matcher", "statistics")
 
@@ -111,6 +112,21 @@ class CatalogStats:
     types: dict[str, int] = field(default_factory=dict)
     newest: float | None = None
     unreadable: int = 0
+
+    def _repr_html_(self) -> str:
+        from offload.notebook import facts
+
+        return facts(
+            "Catalog",
+            {
+                "objects": f"{self.objects:,}",
+                "versions": f"{self.versions:,}",
+                "size": human_size(self.size),
+                "types": ", ".join(f"{name} ({n:,})" for name, n in self.types.items()),
+                "newest": None if self.newest is None else human_time(self.newest),
+                "unreadable": self.unreadable or None,
+            },
+        )
 
 
 def statistics(records: Iterator[Record | OffloadError]) -> CatalogStats:

@@ -33,6 +33,8 @@ from offload.memo.functions import Memoized
 from offload.memo.keys import SCOPE
 from offload.memo.results import LEASE
 from offload.metrics.counters import Counters
+from offload.metrics.report import Report, report
+from offload.metrics.storage import sums_of
 from offload.ref import Ref
 from offload.settings import Settings
 from offload.settings.checks import as_seconds
@@ -153,6 +155,21 @@ class Offload:
         """Named, versioned objects in the app's store; see `offload.Catalog`."""
         return self._runtime.catalog
 
+    def stats(self, since: Duration | None = None) -> Report:
+        """Return the counters of all processes of the app, in total and by task.
+
+        A notebook shows them as tables. Writes this process's own counters first.
+
+        Args:
+            since: only those of this time until now, such as ``"6h"``; default: of all time.
+
+        Raises what reading the store raises.
+        """
+        runtime = self._runtime
+        runtime.recorder.write()
+        seconds = None if since is None else as_seconds("stats", since, "'since' is ")
+        return report(sums_of(runtime.store), seconds, tasks=True)
+
     def put(self, value: T, *, retention: Duration | None = None) -> Ref[T]:
         """Serialize and store *value* now, and return its reference to pass to tasks.
 
@@ -243,7 +260,7 @@ class Offload:
         )
         return value
 
-    async def aput(self, value: T, *, retention: float | None = None) -> Ref[T]:
+    async def aput(self, value: T, *, retention: Duration | None = None) -> Ref[T]:
         """Store *value* and return its reference as `put` does, without blocking the event loop."""
         ref: Ref[T] = await _calls().put(self._runtime, value, retention=retention)
         return ref

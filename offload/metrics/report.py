@@ -15,6 +15,7 @@ from offload.metrics.counters import BOUNDS, OF_STORE_PREFIX, OTHER
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 from offload.stores.sums import KEPT, LABEL, SPANS, Span, Sums
+from offload.text import human_percent, human_ratio, human_size, human_time
 
 REF_SIZE = 200
 """Bytes of a reference in a message, about."""
@@ -150,6 +151,36 @@ class Report:
     tasks: Mapping[str, Figures]
     arguments: Mapping[tuple[str, str], Figures]
     stores: Mapping[str, Figures] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """Show savings and errors in a notebook, in total and by task."""
+        from offload.notebook import facts, table
+
+        total = self.total
+        since = "all time" if self.start is None else f"since {human_time(self.start)}"
+        values = {
+            "values": f"{total['values_seen']:,} inspected, "
+            f"{total['values_offloaded']:,} by reference",
+            "kept out of messages": human_size(total["bytes_offloaded"]),
+            "uploaded": human_size(total["bytes_uploaded"]),
+            "deduplication": human_ratio(total.deduplication),
+            "node cache hits": human_percent(total.hit_ratio),
+            "errors": ", ".join(f"{n:,} {kind}" for kind, n in total.errors.items()) or "none",
+        }
+        tasks = sorted(self.tasks.items(), key=lambda task: -task[1]["bytes_offloaded"])
+        rows = (
+            (
+                name or "(no task)",
+                f"{each['values_offloaded']:,}",
+                human_size(each["bytes_offloaded"]),
+                human_size(each["bytes_uploaded"]),
+                f"{sum(each.errors.values()):,}",
+            )
+            for name, each in tasks
+        )
+        columns = ["task", "by reference", "bytes", "uploaded", "errors"]
+        every = table("by task", columns, rows, len(tasks)) if tasks else ""
+        return facts(f"offload, {since}", values) + every
 
 
 def report(
