@@ -14,6 +14,7 @@ from benchmarks import (
     canvas,
     classes,
     dashboard,
+    encryption,
     growth,
     large_arguments,
     lifetimes,
@@ -50,6 +51,7 @@ QUESTIONS = {
     15: sqlite,
     16: memo,
     17: network,
+    18: encryption,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

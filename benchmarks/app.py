@@ -11,14 +11,17 @@ from celery import Celery
 
 from offload import Offload
 
-PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, OFFLOAD = (
+PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, OFFLOAD, ENCRYPTED = (
     "plain json",
     "plain pickle",
     "proxystore",
     "offload",
+    "encrypted",
 )
-WAYS = (PROXYSTORE, PLAIN_JSON, PLAIN_PICKLE, OFFLOAD)  # ProxyStore supports only database 0
+# ProxyStore supports only database 0.
+WAYS = (PROXYSTORE, PLAIN_JSON, PLAIN_PICKLE, OFFLOAD, ENCRYPTED)
 _PICKLED = (PLAIN_PICKLE, PROXYSTORE)
+_ENCRYPTED_WITH = "aes256:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 _SIGNED_WITH = "for these benchmarks only"  # so that a store can be flushed between rounds
 
 
@@ -29,12 +32,14 @@ def make_app(way: str, urls: dict[str, str], **settings: Any) -> Celery:
         app.conf.update(
             task_serializer="pickle", result_serializer="pickle", accept_content=["pickle", "json"]
         )
-    if way == OFFLOAD:
+    if way in (OFFLOAD, ENCRYPTED):
+        if way == ENCRYPTED:
+            settings["encryption_keys"] = [_ENCRYPTED_WITH]
         app.offload = Offload(app, store=urls["store"].split(), secret=(_SIGNED_WITH,), **settings)
     for function in (add, take, grow, part, gather, write, turn, join, measure):
         app.task(function, name=function.__name__, shared=False)
     for function in (add, take):
-        options = {"memo": 3600} if way == OFFLOAD else {}
+        options = {"memo": 3600} if way in (OFFLOAD, ENCRYPTED) else {}
         app.task(function, name=f"{function.__name__}_once", shared=False, offload=options)
     app.finalize()
     return app

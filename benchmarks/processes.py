@@ -16,7 +16,7 @@ from typing import IO, Any
 import redis
 from celery import Celery
 
-from benchmarks.app import OFFLOAD, PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, WAYS, make_app
+from benchmarks.app import ENCRYPTED, OFFLOAD, PLAIN_JSON, PLAIN_PICKLE, PROXYSTORE, WAYS, make_app
 from benchmarks.delay import delay_line
 from benchmarks.measure import children, peak, reset_peak, resident
 from tests.support import forkserver
@@ -34,6 +34,7 @@ _STORED = {  # which database, which keys
     PLAIN_JSON: ("store", "*"),
     PLAIN_PICKLE: ("store", "*"),
     OFFLOAD: ("store", "offload:blob:*"),
+    ENCRYPTED: ("store", "offload:blob:*"),
 }
 
 

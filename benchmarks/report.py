@@ -53,6 +53,7 @@ class Scale:
         growth: counts of parts, steps, arguments, and references in question 14.
         network: round-trip times in milliseconds, sizes, tasks at once, and most bytes of these,
             in question 17.
+        encrypted: sizes of question 18.
         rounds: minimum repetitions.
     """
 
@@ -75,6 +76,7 @@ class Scale:
     kinds_of_tasks: int
     growth: tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
     network: tuple[Sequence[float], Sequence[int], int, int]
+    encrypted: Sequence[int]
 
 
 MB = 10**6
@@ -103,6 +105,7 @@ FULL = Scale(
         (1, 10, 100, 1000, 10_000),
     ),
     network=((0.2, 1, 10), (10, 1000, 10_000, 100_000, MB, 10 * MB), 200, 200 * MB),
+    encrypted=(100_000, MB, 10 * MB, 100 * MB),
 )
 QUICK = Scale(
     name="quick",
@@ -124,6 +127,7 @@ QUICK = Scale(
     kinds_of_tasks=500,
     growth=((10, 100, 1000), (10, 100), (1, 100), (1, 100, 10_000)),
     network=((1,), (10, 100_000, MB), 200, 20 * MB),
+    encrypted=(100_000, MB, 10 * MB, 100 * MB),
 )
 TINY = Scale(
     name="tiny",
@@ -145,6 +149,7 @@ TINY = Scale(
     kinds_of_tasks=5,
     growth=((2, 3), (2,), (2,), (3,)),
     network=((0.2,), (100_000,), 2, MB),
+    encrypted=(100_000,),
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 
