@@ -177,8 +177,6 @@ class Writer:
         if not small:
             return outcomes
         try:
-            if self._is_rotating:  # a value may be stored under another name
-                return outcomes
             done = self._small.store([payloads[at] for at in small], [holds[at] for at in small])
         except OffloadError as exc:
             for at in small:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from offload.content.encoding import BlobEncoder
@@ -88,10 +89,13 @@ class SmallWriter:
 
         Raises: StoreUnavailable, KeyUnavailable, StoreError.
         """
-        key = None if self._cipher is None else self._cipher.keyring.current
-        with self._counters.timed("hash"):
-            packed = [pack(payload, limit=self._blob_limit, key=key) for payload in payloads]
+        keys = (None,) if self._cipher is None else self._cipher.keyring.keys
         ttls = [self._holds.store_ttl(hold) for hold in holds]
+        holder, asked = holds[0].holder, None
+        with self._counters.timed("hash"):
+            packed = [pack(payload, limit=self._blob_limit, key=keys[0]) for payload in payloads]
+        if len(keys) > 1:
+            packed, asked = self._find_older(payloads, packed, keys[1:], ttls, holder)
         uploads = [Upload() for _ in payloads]
         wanted: dict[Digest, Wanted] = {}
         owners: dict[Digest, Upload] = {}
@@ -102,7 +106,7 @@ class SmallWriter:
                     wanted[digest] = replace(same, ttl=ttl)
                 owners.setdefault(digest, upload)
         with self._counters.timed("upload"):
-            missing = self._store_wanted(wanted, holds[0].holder, owners, key)
+            missing = self._store_wanted(wanted, holder, owners, keys[0], asked)
         stored = []
         for each, ttl, upload in zip(packed, ttls, uploads, strict=True):
             own = missing.intersection(each.digests)
@@ -110,18 +114,66 @@ class SmallWriter:
             stored.append(Stored(each, own, ttl, upload))
         return stored
 
+    def _find_older(
+        self,
+        payloads: Sequence[Payload],
+        packed: Sequence[Packed],
+        older: Sequence[EncryptionKey],
+        ttls: Sequence[float],
+        holder: str,
+    ) -> tuple[list[Packed], set[Digest]]:
+        """Return each value as it is stored, under its name by the first key or by another.
+
+        While keys are rotated, a value isn't stored again only because of its new name. Holds all
+        names of all values in one round trip, and also returns those that are missing.
+        """
+        with self._counters.timed("hash"):
+            forms = [
+                [first, *(pack(payload, limit=self._blob_limit, key=key) for key in older)]
+                for payload, first in zip(payloads, packed, strict=True)
+            ]
+        lives: dict[Digest, float] = {}
+        for names, ttl in zip(forms, ttls, strict=True):
+            for digest in chain.from_iterable(form.digests for form in names):
+                lives[digest] = max(ttl, lives.get(digest, 0.0))
+        with self._counters.timed("upload"):
+            missing = self._hold(lives, holder)
+        found = [
+            next((form for form in names if missing.isdisjoint(form.digests)), names[0])
+            for names in forms
+        ]
+        return found, missing
+
+    def _hold(self, lives: Mapping[Digest, float], holder: str) -> set[Digest]:
+        """Hold each blob for so many seconds, in one round trip if they are equal; return the
+        missing ones.
+        """
+        missing: set[Digest] = set()
+        for ttl in dict.fromkeys(lives.values()):
+            digests = [digest for digest, life in lives.items() if life == ttl]
+            missing |= self._retrying(
+                lambda digests=digests, ttl=ttl: self._store.blobs.hold(digests, ttl, holder)  # type: ignore[misc]
+            )
+        return missing
+
     def _store_wanted(
         self,
         wanted: Mapping[Digest, Wanted],
         holder: str,
         owners: Mapping[Digest, Upload],
         key: EncryptionKey | None,
+        absent: AbstractSet[Digest] | None,
     ) -> set[Digest]:
-        """Hold blobs, store the missing ones, and count those in *owners*; return them."""
+        """Hold blobs, store the missing ones, and count those in *owners*; return them.
+
+        If the store was asked for them, *absent* are missing, and the others held.
+        """
         blobs = self._store.blobs
         size = sum(size_of(each.parts or ()) for each in wanted.values())
         sent: dict[Digest, Parts] = {}
-        if isinstance(blobs, HoldsAndPuts) and size < SMALL:
+        if absent is not None:
+            missing = wanted.keys() & absent
+        elif isinstance(blobs, HoldsAndPuts) and size < SMALL:
             # What this process knows is probably there: it isn't sent before the store is asked.
             new = {d: each for d, each in wanted.items() if not self._holds.knows(d)}
             sent = {
@@ -133,12 +185,7 @@ class SmallWriter:
             for digest in missing & sent.keys():
                 _count(owners[digest], wanted[digest], sent[digest])
         else:
-            missing = set()
-            for ttl, some in _by_ttl(wanted).items():
-                digests = list(some)
-                missing |= self._retrying(
-                    lambda digests=digests, ttl=ttl: blobs.hold(digests, ttl, holder)  # type: ignore[misc]
-                )
+            missing = self._hold({digest: each.ttl for digest, each in wanted.items()}, holder)
         rest = {digest: each for digest, each in wanted.items() if digest in missing - sent.keys()}
         for (ttl, value_size), batch in self._batches(rest):
             encoded = {
@@ -180,13 +227,6 @@ def _blobs(packed: Packed) -> Iterator[tuple[Digest, Parts]]:
     for chunk, parts in packed.chunks:
         yield chunk.digest, parts
     yield packed.digest, packed.root
-
-
-def _by_ttl(wanted: Mapping[Digest, Wanted]) -> dict[float, dict[Digest, Wanted]]:
-    found: dict[float, dict[Digest, Wanted]] = {}
-    for digest, each in wanted.items():
-        found.setdefault(each.ttl, {})[digest] = each
-    return found
 
 
 def _count(upload: Upload, wanted: Wanted, stored: Parts) -> None:
