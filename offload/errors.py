@@ -201,6 +201,9 @@ class StoreUnavailable(StoreError, OperationalError):
     """A store is unavailable or temporarily refuses; retrying may help."""
 
 
+_ALL = 5  # arguments after the message, the last of which is the key
+
+
 class KeyUnavailable(StoreUnavailable):
     """This process doesn't have the key with which something is encrypted, or can't get its keys.
 
@@ -209,17 +212,13 @@ class KeyUnavailable(StoreUnavailable):
     """
 
     def __init__(
-        self,
-        message: str = "",
-        task: str | None = None,
-        argument: str | None = None,
-        digest: str | None = None,
-        store: str | None = None,
-        key: str | None = None,
+        self, message: str = "", *known: str | None, key: str | None = None, **named: str | None
     ) -> None:
-        super().__init__(message, task, argument, digest, store)
+        if len(known) == _ALL:
+            known, key = known[:-1], known[-1]
+        super().__init__(message, *known, **named)
         if key is not None:
-            self.args = (message, task, argument, digest, store, key)
+            self.args = (message, self.task, self.argument, self.digest, self.store, key)
         self.key = key
 
 

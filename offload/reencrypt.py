@@ -219,16 +219,8 @@ class _Mover:
             data = self._cipher.seal_inline(self._cipher.open_inline(data, repr(ref)))
         elif digest is not None:
             digest = self._copied(ref, digest, holder)
-        return self._content.signing.keys.sign(
-            digest=digest,
-            data=data,
-            size=ref.size,
-            serializer=ref.serializer,
-            type=ref.type,
-            created=ref.created,
-            until=ref.until,
-            resolve=self._content.reader.get,
-        )
+        moved = replace(ref, digest=digest, data=data)
+        return self._content.signing.resign(moved, self._content.reader.get)
 
     def _copied(self, ref: Ref[Any], digest: Digest, holder: str | None) -> Digest:
         where = f"{ref!r} in {self._content.store.url}"

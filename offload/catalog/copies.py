@@ -50,6 +50,8 @@ def content_in(
 ) -> tuple[FileStore, ContentStore]:
     """Return a store in files in *folder*, for the store at *url*, and its content.
 
+    Several stores may share a folder.
+
     *keyring* has the encryption keys of *settings*, which are loaded once for both.
     """
     root = folder / blake2b(url.encode(), digest_size=10).hexdigest()
@@ -106,23 +108,15 @@ class LocalCopies:
     is fetched again.
 
     Args:
-        folder: where they are; several stores may share it.
-        url: of the store.
+        store, content: where they are; see `content_in`.
         limit: bytes of content at most. The least recently used is evicted first.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        url: str,
-        serializers: Registry,
-        settings: Settings,
-        limit: int,
-        keyring: Keyring | None = None,
-    ) -> None:
-        self.store, self.content = content_in(folder, url, serializers, settings, keyring)
+    def __init__(self, store: FileStore, content: ContentStore, limit: int) -> None:
+        self.store = store
+        self.content = content
         self.limit = limit
-        self._pointers = self.store.pointers
+        self._pointers = store.pointers
         self._states: dict[str, bytes | None] = {}
 
     def keep_state(self, bucket: str, name: str, value: bytes | None, remote: ContentStore) -> None:

@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
-from offload.catalog.copies import content_in, copy_blobs
+from offload.catalog.copies import copy_blobs
 from offload.catalog.records import Record
 from offload.catalog.saving import OnConflict
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
 from offload.digest import Digest
-from offload.encryption.keys import ID_BYTES, Keyring, missing_key
+from offload.encryption.keys import ID_BYTES, missing_key
 from offload.errors import (
     BlobMissing,
     IntegrityError,
@@ -33,8 +32,7 @@ from offload.errors import (
     UnsupportedVersion,
 )
 from offload.ref import Ref
-from offload.serializers.choose import Registry
-from offload.settings import Settings
+from offload.stores.file import FileStore
 from offload.stores.protocols import FOREVER
 from offload.text import human_size
 
@@ -89,23 +87,14 @@ class Journal:
     """Saves of one machine that wait for one store, in their order.
 
     Args:
-        folder: where it is; several stores may share it.
-        url: of the store.
+        store, content: where it is; see `offload.catalog.copies.content_in`.
         limit: bytes of content that wait at most.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        url: str,
-        serializers: Registry,
-        settings: Settings,
-        limit: int,
-        keyring: Keyring | None = None,
-    ) -> None:
-        queue = folder / "queue"
-        self._store, self._content = content_in(queue, url, serializers, settings, keyring)
-        self._pointers = self._store.pointers
+    def __init__(self, store: FileStore, content: ContentStore, limit: int) -> None:
+        self._store = store
+        self._content = content
+        self._pointers = store.pointers
         self._keyring = self._content.signing.keyring
         self._limit = limit
 
@@ -177,7 +166,7 @@ class Journal:
     def _save(
         self, pointer: str, value: bytes, entry: Entry, remote: ContentStore, commit: Commit
     ) -> Record | Exception:
-        local = self._ref(entry)
+        local = _ref(entry)
         digests = self._content.holds.digests(local)
         tracks = remote.store.blobs.tracks_holds
         ttl, holder = _UPLOAD if tracks else FOREVER, f"catalog-save:{entry.nonce}"
@@ -189,32 +178,10 @@ class Journal:
             )
         if not entry.tried:
             self._pointers.swap(pointer, value, self._written(replace(entry, tried=True)))
-        ref = remote.signing.keys.sign(
-            digest=local.digest,
-            data=None,
-            size=entry.size,
-            serializer=entry.serializer,
-            type=entry.type,
-            created=entry.created,
-            until=entry.created,
-            resolve=remote.reader.get,
-        )
-        outcome = commit(entry, ref)
+        outcome = commit(entry, remote.signing.resign(local, remote.reader.get))
         with suppress(StoreError):  # it expires by itself
             remote.store.blobs.release(digests, holder, _GRACE)
         return outcome
-
-    def _ref(self, entry: Entry) -> Ref[Any]:
-        return self._content.signing.keys.sign(
-            digest=Digest(entry.digest),
-            data=None,
-            size=entry.size,
-            serializer=entry.serializer,
-            type=entry.type,
-            created=entry.created,
-            until=entry.created,
-            resolve=self._content.reader.get,
-        )
 
     def _finish(self, number: int, *, refused: bool) -> None:
         """Remove an entry, and the content that no other entry names."""
@@ -236,7 +203,7 @@ class Journal:
                 if value is not None:
                     try:
                         entry = self._read(pointer, value)
-                        needed.update(self._content.holds.digests(self._ref(entry)))
+                        needed.update(self._content.holds.digests(_ref(entry)))
                     except (BlobMissing, IntegrityError, KeyUnavailable):
                         return  # what it needs isn't known
         found = {info.digest for info in self._store.blobs.scan()}
@@ -284,3 +251,9 @@ def _sealing() -> Any:
 
 def _checksum(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _ref(entry: Entry) -> Ref[Any]:
+    """Return an unsigned reference to the value of *entry*."""
+    created, digest = entry.created, Digest(entry.digest)
+    return Ref(digest, entry.size, entry.serializer, entry.type, created, created, wire="")

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from offload.catalog import catalog as online
 from offload.catalog.batches import BatchResult, label_of, listed, spread
-from offload.catalog.copies import LocalCopies, MirroredPointers
+from offload.catalog.copies import LocalCopies, MirroredPointers, content_in
 from offload.catalog.journal import Entry, Journal
 from offload.catalog.names import DEFAULT
 from offload.catalog.pointers import CatalogPointers
@@ -153,10 +153,13 @@ class Catalog(online.Catalog):
         folder, url = Path(cache_dir).expanduser().absolute(), self.store.url
         serializers = Registry((*accept, *checked.accept))
         keyring = self._content().signing.keyring
-        self._copies = LocalCopies(folder, url, serializers, checked, checked.cache_size, keyring)
+        opened = partial(
+            content_in, url=url, serializers=serializers, settings=checked, keyring=keyring
+        )
+        self._copies = LocalCopies(*opened(folder), checked.cache_size)
         self._offline = offline
         if offline == "queue":
-            self._journal = Journal(folder, url, serializers, checked, queue_size, keyring)
+            self._journal = Journal(*opened(folder / "queue"), queue_size)
 
     # -- read
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
 
@@ -326,15 +326,8 @@ class Saver:
         content = self._content
         now, ref = content.now(), request.ref
         assert ref is not None  # noqa: S101 (set by `_store`)
-        signed = content.signing.keys.sign(
-            digest=ref.digest,
-            data=None,
-            size=ref.size,
-            serializer=ref.serializer,
-            type=ref.type,
-            created=now,
-            until=now,  # whoever uses it holds its value
-        )
+        # Whoever uses it holds its value.
+        signed = content.signing.resign(replace(ref, created=now, until=now))
         return Record(
             bucket=self._at.bucket,
             name=request.name,

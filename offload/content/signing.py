@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from blake3 import blake3
 
@@ -18,6 +18,8 @@ from offload.ref import ENCRYPTION, Keys, Ref, Resolve, claimed_digest, fingerpr
 from offload.stores.protocols import PointerStore, Store
 
 __all__ = ("SigningKeys", "fingerprints", "keys_from_secrets", "keys_from_store", "stored_keys")
+
+T = TypeVar("T")
 
 _CONTEXT = "offload 2026 reference signing key"
 _POINTER = "keys/ref"
@@ -137,6 +139,25 @@ class SigningKeys:
             if former is not None:
                 self._former, self._keys = former.keys, None
         return self.keys.keys != before.keys
+
+    def resign(self, ref: Ref[T], resolve: Resolve | None = None) -> Ref[T]:
+        """Return a reference to what *ref* refers to, signed with the first key.
+
+        Args:
+            resolve: what its `Ref.get` calls.
+
+        Raises StoreUnavailable, KeyUnavailable.
+        """
+        return self.keys.sign(
+            digest=ref.digest,
+            data=ref.data,
+            size=ref.size,
+            serializer=ref.serializer,
+            type=ref.type,
+            created=ref.created,
+            until=ref.until,
+            resolve=resolve,
+        )
 
     def open(self, wire: str, resolve: Resolve) -> Ref[Any]:
         """Verify *wire* and return its reference; *resolve* is what its `Ref.get` calls.

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from offload import Catalog
-from offload.catalog import journal
+from offload.catalog import offline
 from offload.errors import StoreUnavailable
 from offload.stores.memory import MemoryStore
 from tests.catalog.mortal import Killed, Mortal, lives
@@ -36,13 +36,13 @@ class Unavailable(Mortal):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Return a function that calls *act* with a catalog, in a process that may be killed."""
-    real = journal.content_in
+    real = offline.content_in
     monkeypatch.setattr(os, "fsync", lambda _number: None)  # these kills lose no written data
 
     def run(act, remote, life=None):
-        def content_in(*args):
-            store, content = real(*args)
-            if life is None:
+        def content_in(folder, **options):
+            store, content = real(folder, **options)
+            if life is None or folder.name != "queue":
                 return store, content
             mortal = Mortal(store, life)
             for part in (content, content.holds, content.reader, content.writer):
@@ -51,7 +51,7 @@ def run(tmp_path, monkeypatch):
                         setattr(part, name, mortal)
             return mortal, content
 
-        monkeypatch.setattr(journal, "content_in", content_in)
+        monkeypatch.setattr(offline, "content_in", content_in)
         store = remote if life is None else Mortal(remote, life)
         options = {"retry": {"max_retries": 0}, "secret": "s" * 32}
         return act(Catalog(store, cache_dir=tmp_path, offline="queue", **options))
