@@ -31,9 +31,9 @@ from offload.encryption.keys import EncryptionKey
 from offload.errors import ConfigurationError, IntegrityError, OffloadError
 from offload.ref import Ref
 from offload.stores.capabilities import blob_inspection_of
-from offload.stores.protocols import FOREVER
+from offload.stores.protocols import FOREVER, Store
 
-__all__ = ("Report", "Under", "reencrypt")
+__all__ = ("PLAIN", "Report", "Under", "count_by_key", "reencrypt")
 
 PLAIN = "none"
 """Stands for a key id where data isn't encrypted."""
@@ -125,22 +125,27 @@ def reencrypt(
                 report.failed += 1
                 if len(report.failures) < _FAILURES:
                     report.failures.append(f"{name}: {exc}")
-    _count(content, report)
+    report.keys = count_by_key(content.store)
     return report
 
 
-def _count(content: ContentStore, report: Report) -> None:
-    inspection = blob_inspection_of(content.store)
-    infos = content.store.blobs.scan()
+def count_by_key(store: Store, most: int | None = None) -> dict[str, Under]:
+    """Count blobs by the id of their key, or `PLAIN`; no more than *most* of them.
+
+    Raises StoreUnavailable, StoreError; ConfigurationError if the store can't be inspected.
+    """
+    found: dict[str, Under] = {}
+    inspection = blob_inspection_of(store)
+    infos = islice(store.blobs.scan(), most)
     while page := list(islice(infos, _PAGE)):
         peeks = inspection.peek([info.digest for info in page], _PREFIX)
         for info, peek in zip(page, peeks, strict=True):
             if peek is not None:
-                key = key_id_of_blob(peek.prefix) or PLAIN
-                under = report.keys.setdefault(key, Under())
+                under = found.setdefault(key_id_of_blob(peek.prefix) or PLAIN, Under())
                 under.count += 1
                 under.size += info.size
                 under.ttl = max(under.ttl, info.ttl)
+    return found
 
 
 class _Mover:

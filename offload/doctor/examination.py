@@ -9,6 +9,7 @@ from functools import partial
 
 from offload.content.holds import longest_ttl
 from offload.doctor import app, store
+from offload.doctor.encryption import encryption
 from offload.doctor.retention import (
     check_messages,
     has_catalog,
@@ -76,6 +77,7 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
             unavailable = unavailable or examined.unavailable
             yield examined
     if not unavailable:  # it would report the same again
+        yield from _checked("encryption", partial(encryption, runtime))
         yield from _checked("messages", partial(check_messages, runtime))
     if workers is not None:
         yield from _checked("workers", partial(_workers_agree, runtime, workers))
