@@ -99,7 +99,9 @@ def _thresholds(request: Request, prediction: Estimate) -> Table[Candidate]:
 def _tasks(request: Request, prediction: Estimate) -> Table[tuple[str, Choices]]:
     def best(item: tuple[str, Choices]) -> str:
         found = item[1].best
-        return "none saves" if found is None else human_threshold(found.threshold)
+        if found is None:
+            return "none saves"
+        return human_threshold(found.threshold) if item[1].is_worth_changing else "as it is"
 
     def saved(item: tuple[str, Choices]) -> float:
         return item[1].best.saved_seconds if item[1].best is not None else 0.0
@@ -108,7 +110,12 @@ def _tasks(request: Request, prediction: Estimate) -> Table[tuple[str, Choices]]
         Column("name", "Task", lambda item: item[0] or "(none)", lambda item: item[0], wide=True),
         Column.figure("values", "Values", lambda item: item[1].values, human_number),
         Column.figure("bytes", "Bytes", lambda item: item[1].bytes, human_size),
-        Column("best", "Best threshold", best),
+        Column(
+            "best",
+            "Best threshold",
+            best,
+            hint="as it is: another would make no difference worth changing",
+        ),
         Column.figure("saved", "CPU saved", saved, human_time_saved),
     ]
     return Table.of(

@@ -31,6 +31,7 @@ STORED = 3.2e-9
 REPEATED = 0.5e-9
 """CPU seconds per byte that was already stored."""
 
+_NOTICEABLE = 0.05  # of the CPU time that the values cost in messages
 _CHECKED = 256 << 10  # values of at least this size are sent only if the store lacks them
 _CHUNKED = 1 << 20  # values of at least this size have chunks, read after the root
 
@@ -70,12 +71,23 @@ class Choices:
         candidates: by ascending threshold, starting with the smallest size that was counted.
         best: the candidate that saves most; in a tie, the one closest to the current threshold.
             None if none saves anything.
+        current: the candidate that offloads what the current threshold does, or a little less;
+            None if that is nothing.
     """
 
     values: int
     bytes: int
     candidates: tuple[Candidate, ...]
     best: Candidate | None
+    current: Candidate | None
+
+    @property
+    def is_worth_changing(self) -> bool:
+        """Whether the best threshold saves noticeably more than the current one does."""
+        if self.best is None:
+            return False
+        now = self.current.saved_seconds if self.current is not None else 0.0
+        return self.best.saved_seconds - now >= _NOTICEABLE * self.bytes * IN_MESSAGE
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain data."""
@@ -121,6 +133,14 @@ class Estimate:
         )
         if best.threshold == self.threshold:
             return f"The current threshold, {human_threshold(best.threshold)}, pays best: {does}."
+        if not total.is_worth_changing:
+            now = total.current.saved_seconds if total.current is not None else 0.0
+            return (
+                f"No difference worth changing: the current threshold, "
+                f"{human_threshold(self.threshold)}, saves about {human_time_saved(now)} of CPU "
+                f"time; the best, {human_threshold(best.threshold)}, would save "
+                f"{human_time_saved(best.saved_seconds)}."
+            )
         return (
             f"A threshold of {human_threshold(best.threshold)} would pay best "
             f"(offload_threshold = {best.threshold}, now {self.threshold}): {does}."
@@ -208,9 +228,11 @@ def _choices(figures: Figures, threshold: int, counted_from: int) -> Choices:
         key=lambda each: (each.saved_seconds, -abs(each.threshold - threshold)),
         default=None,
     )
+    ascending = tuple(reversed(known))
     return Choices(
         values=sum(size.values for size in sizes),
         bytes=sum(size.bytes for size in sizes),
-        candidates=tuple(reversed(known)),
+        candidates=ascending,
         best=best,
+        current=next((each for each in ascending if each.threshold >= threshold), None),
     )

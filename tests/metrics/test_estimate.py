@@ -75,6 +75,22 @@ def test_the_current_threshold_is_kept_if_none_is_better():
     assert found.advice.startswith("The current threshold, 64 KiB, pays best: 5 of 5 values")
 
 
+def test_small_differences_are_not_worth_changing():
+    """If the best threshold saves hardly more than the current one, the advice says so."""
+    large = [("large", 3 * MIB, 0)] * 50
+    found = estimate(counted([*large, ("large", 150 * KIB, 0)]), 256 * KIB)
+    assert found.total.best.threshold == 128 * KIB
+    assert found.total.best.saved_seconds > found.total.current.saved_seconds
+    assert not found.total.is_worth_changing
+    assert found.advice.startswith("No difference worth changing: the current threshold, 256 KiB")
+    many = estimate(counted([*large, *[("large", 150 * KIB, 0)] * 5000]), 256 * KIB)
+    assert many.total.is_worth_changing
+    assert "128 KiB would pay best" in many.advice
+    nothing = estimate(counted([("a", 200 * KIB, 0)]), 4 * MIB)
+    assert nothing.total.current.values == 0
+    assert nothing.total.is_worth_changing
+
+
 def test_no_threshold_saves_anything():
     """If no threshold saves anything, there is no best one, and the advice says so."""
     assert estimate(counted([]), 64 * KIB).advice == "No sizes have been counted yet."
