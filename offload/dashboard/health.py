@@ -22,6 +22,7 @@ __all__ = (
     "Fact",
     "errors_of",
     "events_of",
+    "recent_errors",
     "stores_of",
     "verdict",
     "workers_of",
@@ -252,6 +253,11 @@ def errors_of(
         if since is None or each.at >= since:
             latest.setdefault(each.kind, each)
     return _rows(_ERRORS, figures, latest)
+
+
+def recent_errors(noted: Iterable[Noted]) -> list[tuple[str, Noted]]:
+    """Return errors with descriptions of their kinds."""
+    return [(_ERRORS.get(each.kind, (each.kind, ""))[0], each) for each in noted]
 
 
 def events_of(figures: Figures) -> list[ErrorRow]:

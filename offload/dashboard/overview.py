@@ -12,6 +12,7 @@ from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES, Timeline, TimeRange
 from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
+from offload.text import human_number
 
 __all__ = ("ROUTES", "latency", "time_range_of")
 
@@ -93,7 +94,8 @@ def latency(figures: Figures) -> Chart:
         label: [_bounded(figures.quantile(step, part)) for step in steps]
         for label, part in {"median": 0.5, "95 %": 0.95, "99 %": 0.99}.items()
     }
-    return Chart("latency", "Latency by step", steps, series, unit="seconds", heading="Step")
+    labels = [f"{step} ({human_number(figures.times(step)[-1])} times)" for step in steps]
+    return Chart("latency", "Latency by step", labels, series, unit="seconds", heading="Step")
 
 
 def _bounded(seconds: float | None) -> float:

@@ -10,14 +10,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from offload.dashboard.health import errors_of
+from offload.dashboard.health import errors_of, recent_errors
 from offload.dashboard.overview import latency, time_range_of
-from offload.dashboard.rendering import Chart, Column, Table, render
+from offload.dashboard.rendering import Chart, Column, Table, moment, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES
-from offload.metrics.counters import STEPS
+from offload.metrics.counters import SIZES, size_names
 from offload.metrics.report import Figures
-from offload.text import human_number, human_percent, human_ratio, human_size, human_time_saved
+from offload.text import (
+    UNKNOWN,
+    human_number,
+    human_percent,
+    human_ratio,
+    human_size,
+    human_threshold,
+    human_time_saved,
+)
 
 __all__ = ("ROUTES",)
 
@@ -26,12 +34,30 @@ _DRAWN = 10  # tasks
 
 @dataclass(frozen=True)
 class _Row:
+    """A task or an argument.
+
+    Attributes:
+        latest: when its latest error happened, in seconds since 1970; None if unknown.
+    """
+
     name: str
     figures: Figures
+    latest: float | None = None
+
+    @property
+    def mean_size(self) -> float | None:
+        """Bytes of a value sent by reference; None before the first."""
+        count = self.figures["values_offloaded"]
+        return self.figures["bytes_offloaded"] / count if count else None
 
 
 def _fetched(row: _Row) -> int:
     return row.figures["values_fetched"] + row.figures["cache_hits"]
+
+
+def _hits(row: _Row) -> str:
+    asked = row.figures["cache_hits"] + row.figures["cache_misses"]
+    return f"{human_percent(row.figures.hit_ratio)} of {human_number(asked)}" if asked else UNKNOWN
 
 
 def _errors(row: _Row) -> int:
@@ -44,6 +70,13 @@ def _counted(name: str) -> Callable[[_Row], int]:
 
 _FIGURES: list[Column[_Row]] = [
     Column.figure(
+        "bytes", "Saved", _counted("bytes_offloaded"), human_size, "bytes kept out of messages"
+    ),
+    Column.figure("errors", "Errors", _errors, human_number),
+    Column.figure(
+        "size", "Mean size", lambda row: row.mean_size, human_size, "of values sent by reference"
+    ),
+    Column.figure(
         "values",
         "Values",
         _counted("values_seen"),
@@ -51,9 +84,6 @@ _FIGURES: list[Column[_Row]] = [
         "inspected, because they could be large",
     ),
     Column.figure("references", "By reference", _counted("values_offloaded"), human_number),
-    Column.figure(
-        "bytes", "Bytes", _counted("bytes_offloaded"), human_size, "kept out of messages"
-    ),
     Column.figure(
         "uploaded", "Uploaded", _counted("bytes_uploaded"), human_size, "before compression"
     ),
@@ -67,9 +97,21 @@ _FIGURES: list[Column[_Row]] = [
     Column.figure(
         "fetched", "Fetched", _fetched, human_number, "values, including those from the node cache"
     ),
-    Column.figure("hits", "Cache hits", lambda row: row.figures.hit_ratio, human_percent),
-    Column.figure("errors", "Errors", _errors, human_number),
+    Column(
+        "hits",
+        "Cache hits",
+        _hits,
+        lambda row: row.figures.hit_ratio or 0.0,
+        hint="share of the large values read that came from the node cache",
+    ),
 ]
+_LATEST: Column[_Row] = Column(
+    "latest",
+    "Latest error",
+    lambda row: moment(row.latest),
+    lambda row: row.latest or 0.0,
+    wide=True,
+)
 _MEMO: list[Column[_Row]] = [
     Column.figure(
         "once",
@@ -112,9 +154,13 @@ def _named(label: str, *, linked: bool) -> Column[_Row]:
 def _tasks(request: Request) -> Response:
     time_range = time_range_of(request, "all")
     wanted = request.query_params.get("q", "")
-    found = state_of(request).statistics.report(time_range, tasks=True)
+    statistics = state_of(request).statistics
+    found = statistics.report(time_range, tasks=True)
+    latest: dict[str, float] = {}
+    for each in statistics.errors():
+        latest.setdefault(each.task, each.at)
     rows = [
-        _Row(name, figures)
+        _Row(name, figures, latest.get(name))
         for name, figures in found.tasks.items()
         if wanted.casefold() in name.casefold()
     ]
@@ -132,8 +178,8 @@ def _tasks(request: Request) -> Response:
 def _task(request: Request) -> Response:
     name = request.query_params.get("name", "")
     time_range = TIME_RANGES["all"]
-    dashboard = state_of(request).statistics
-    found = dashboard.report(time_range, tasks=True)
+    statistics = state_of(request).statistics
+    found = statistics.report(time_range, tasks=True)
     figures = found.tasks.get(name, Figures({}))
     rows = [
         _Row(argument, each) for (task, argument), each in found.arguments.items() if task == name
@@ -144,9 +190,9 @@ def _task(request: Request) -> Response:
         title=name or "(none)",
         known=name in found.tasks,
         figures=figures,
-        errors=errors_of(figures, [e for e in dashboard.errors() if e.task == name]),
-        steps={step: text for step, text in STEPS.items() if figures.times(step)[-1]},
-        charts=[latency(figures)],
+        errors=errors_of(figures),
+        recent=recent_errors(each for each in statistics.errors() if each.task == name),
+        charts=[_sizes(figures), latency(figures)],
         table=_table(request, rows, "Arguments and result", linked=False),
     )
 
@@ -167,12 +213,40 @@ def _chart(rows: list[_Row]) -> Chart:
     )
 
 
+def _sizes(figures: Figures) -> Chart:
+    """Return a chart of the values of a task by size."""
+    bounds = [0, *SIZES]
+    counts = {each: [figures[name] for name in size_names(each)] for each in bounds}
+    used = [each for each, (values, *_) in counts.items() if values]
+    shown = [each for each in bounds if used and used[0] <= each <= used[-1]]
+    return Chart(
+        "sizes",
+        "Values by size",
+        [_size_label(each) for each in shown],
+        {"values": [counts[each][0] for each in shown]},
+        heading="Serialized size",
+    )
+
+
+def _size_label(at_least: int) -> str:
+    if not at_least:
+        return f"below {human_threshold(SIZES[0])}"
+    if at_least == SIZES[-1]:
+        return f"{human_threshold(at_least)} or more"
+    return f"{human_threshold(at_least)} to {human_threshold(2 * at_least)}"
+
+
 def _table(request: Request, rows: list[_Row], caption: str, *, linked: bool) -> Table[_Row]:
     label = "Task" if linked else "Argument"
     memo = linked and any(row.figures.uses_memo for row in rows)
     return Table.of(
         request.query_params,
-        [_named(label, linked=linked), *_FIGURES, *(_MEMO if memo else ())],
+        [
+            _named(label, linked=linked),
+            *_FIGURES,
+            *(_MEMO if memo else ()),
+            *([_LATEST] if linked and any(row.latest for row in rows) else ()),
+        ],
         rows,
         caption=caption,
         identify=lambda row: row.name,

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from offload.errors import BlobMissing
 from offload.metrics.storage import sums_of
 from offload.text import human_size
 from tests.support.catalog_calls import use_catalog
@@ -38,15 +39,60 @@ def test_the_overview_has_the_numbers_of_the_command(shop):
     assert "No errors." in page
 
 
+def shown(page, row):
+    """Return the texts of the table row with this key, by the labels of their columns."""
+    text = page[page.index('<table class="rows">') :]
+    heads = re.findall(r"<th scope=\"col\".*?</th>", text.partition("</thead>")[0], re.DOTALL)
+    labels = [re.sub(r"<[^>]*>", "", head).strip() for head in heads]
+    return dict(zip(labels, cells(text, row), strict=True))
+
+
 def test_tasks_have_the_numbers_of_the_command(shop):
     """Each task's row has the figures of `stats --by task`."""
     shop.work()
     page = shop.client().get("/tasks").text
     rows = [line.split("  ") for line in shop.command("stats", "--by", "task").splitlines()]
+    labels = ("Task", "Values", "By reference", "Saved", "Uploaded", "Dedup", "Fetched")
     for name in ("shop.report", "shop.count"):
         (row,) = [[text.strip() for text in row if text.strip()] for row in rows if row[0] == name]
-        shown = list(cells(page, name))
-        assert shown == row
+        found = shown(page, name)
+        assert [found[label] for label in labels] == row[:7]
+        assert [found["Cache hits"], found["Errors"]] == row[7:]
+
+
+def test_tasks_are_sorted_by_savings_errors_or_size(shop):
+    """Savings, errors, and sizes are columns by which the list is sorted."""
+    shop.work()
+    with shop.hook.counters.about("shop.count", "rows"):
+        shop.hook.counters.failed(BlobMissing("it is missing"))
+    client = shop.client()
+    page = client.get("/tasks").text
+    assert shown(page, "shop.count")["Errors"] == "1"
+    assert shown(page, "shop.count")["Latest error"].endswith("UTC")
+    assert shown(page, "shop.report")["Latest error"] == "-"
+    assert shown(page, "shop.report")["Mean size"] == "200.0 kB"
+    for sort, first in (("bytes", "shop.report"), ("errors", "shop.count"), ("size", "shop.count")):
+        page = client.get(f"/tasks?sort={sort}&desc=1").text
+        assert re.findall(r'<tr data-key="([^"]*)">', page)[0] == first, sort
+
+
+def test_a_task_has_sizes_latencies_and_errors(shop):
+    """A task's page has its values by size, the latency of each step, and its recent errors."""
+    shop.work()
+    with shop.hook.counters.about("shop.report", "rows"):
+        shop.hook.counters.failed(BlobMissing("it is missing"))
+    with shop.hook.counters.about("shop.count", "rows"):
+        shop.hook.counters.failed(BlobMissing("of another task"))
+    page = shop.client().get("/task", params={"name": "shop.report"}).text
+    assert re.findall(r">(\d+ KiB to \d+ KiB)</th>\s*<td[^>]*>(\d+)", page) == [
+        ("64 KiB to 128 KiB", "3"),
+        ("128 KiB to 256 KiB", "0"),
+        ("256 KiB to 512 KiB", "3"),
+    ]
+    assert "upload (6 times)" in page
+    assert cells(page, "errors_missing rows")[1] == "rows"
+    assert "it is missing" in page
+    assert "of another task" not in page
 
 
 def test_what_memo_saves(shop, monkeypatch):
@@ -65,7 +111,8 @@ def test_what_memo_saves(shop, monkeypatch):
     lines = shop.command("stats", "--by", "task").splitlines()
     for name in ("memo.total", "memo.report", "memo.odd", "shop.count"):
         (row,) = [re.split(" {2,}", line) for line in lines if line.startswith(f"{name} ")]
-        assert cells(client.get("/tasks?sort=once").text, name) == row
+        found = shown(client.get("/tasks?sort=once").text, name)
+        assert [found[label] for label in ("Computed once", "Memo hits", "Time saved")] == row[-3:]
     assert row[-3:] == ["0", "-", "0.0 ms"]
     page = re.sub("(<[^>]*>)+", " ", client.get("/task", params={"name": "memo.total"}).text)
     assert (
@@ -110,8 +157,8 @@ def test_a_task_has_its_arguments(shop):
     """Each argument is a row with its number of observations."""
     shop.work()
     page = shop.client().get("/task", params={"name": "shop.report"}).text
-    assert cells(page, "rows")[1] == "3"
-    assert cells(page, "title")[1] == "3"
+    assert shown(page, "rows")["Values"] == "3"
+    assert shown(page, "title")["Values"] == "3"
     assert "upload" in page
     assert "Nothing was counted for this task" in shop.client().get("/task?name=unknown").text
 
