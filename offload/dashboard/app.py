@@ -25,7 +25,17 @@ except ImportError as exc:
         'the dashboard needs Starlette and Jinja2: pip install "offload[dashboard]"'
     ) from exc
 
-from offload.dashboard import blobs, catalog, classes, estimates, lookup, overview, stores, tasks
+from offload.dashboard import (
+    blobs,
+    catalog,
+    classes,
+    estimates,
+    lookup,
+    overview,
+    stores,
+    tasks,
+    values,
+)
 from offload.dashboard.auth import Auth, Guard
 from offload.dashboard.rendering import render
 from offload.dashboard.security import HEALTH, LOOPBACK, Headers, Hosts
@@ -69,6 +79,7 @@ def dashboard(
         routes=[
             *overview.ROUTES,
             *tasks.ROUTES,
+            *values.ROUTES,
             *blobs.ROUTES,
             *lookup.ROUTES,
             *catalog.ROUTES,

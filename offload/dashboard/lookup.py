@@ -20,6 +20,7 @@ from offload.dashboard.state import state_of
 from offload.digest import Digest, parse_digest
 from offload.errors import BlobMissing, OffloadError, StoreUnavailable
 from offload.inspect.blobs import digest_prefix, find_digest, holders_of, is_ref, remove_blobs
+from offload.inspect.value_list import describe_holders
 from offload.stores.capabilities import BlobPeek, blob_inspection_of, hold_tracking_of
 from offload.stores.protocols import Store
 from offload.text import human_duration, human_size
@@ -144,19 +145,51 @@ def _blob(request: Request) -> Response:
         name: described[name] for name in described if name not in ("preview", "chunks", "broken")
     }
     chunks = described.get("chunks", [])
+    holders = _holders(stored.store, digest)
     preview: _Preview | None = _preview_of(described["preview"]) if "preview" in described else None
     return render(
         request,
         "blob.html",
-        title=digest,
+        title=_name(described),
+        digest=digest,
+        lead=_lead(described, holders, seen.ttl),
         facts=_facts_of({**plain, **_stored(seen)}),
         broken=broken,
-        holders=_holders(stored.store, digest),
+        holders=holders,
         chunks=chunks[:_SHOWN],
         chunk_count=len(chunks),
         preview=preview,
         allow_delete=state_of(request).allow_delete,
     )
+
+
+def _name(described: Mapping[str, Any]) -> str:
+    """Return what a blob is, and its size: ``DataFrame, 20.9 MB``."""
+    if described.get("kind") != "root":
+        size = described.get("content_bytes")
+        return "Blob" if size is None else f"Chunk, {human_size(size)}"
+    preview = described.get("preview", {})
+    return f"{preview.get('type') or 'Value'}, {human_size(described['value_bytes'])}"
+
+
+def _lead(described: Mapping[str, Any], holders: _Holders, ttl: float) -> str:
+    """Say in a sentence what a blob is, who holds it, and until when."""
+    root = described.get("kind") == "root"
+    what = "A value" if root else "A piece of values"
+    if holders.named:
+        used = f" used by {describe_holders(name for name, _ in holders.named)}"
+        if holders.count is not None and holders.count > len(holders.named):
+            used += " and others"
+    elif holders.count:
+        used = f" with {holders.count:,} holders"
+    else:
+        used = "" if holders.count is None else " used by nobody"
+    end = (
+        "is kept until it is unpinned"
+        if ttl == float("inf")
+        else (f"expires in {human_duration(ttl)}, unless it is held longer")
+    )
+    return f"{what}{used}. It {end}."
 
 
 def _remove_page(request: Request) -> Response:

@@ -37,7 +37,7 @@ _ROWS = 100  # of a table on a page
 _NAVIGATION = {
     "/": "Overview",
     "/tasks": "Tasks",
-    "/blobs": "Values",
+    "/values": "Values",
     "/catalog": "Catalog",
     "/classes": "Classes",
     "/stores": "Stores and workers",
@@ -46,8 +46,8 @@ _NAVIGATION = {
 """Labels of pages in the navigation, by path."""
 _TABS = {
     "/task": "/tasks",
-    "/blobs/": "/blobs",
-    "/lookup": "/blobs",
+    "/blobs": "/values",
+    "/lookup": "/values",
     "/object": "/catalog",
     "/class": "/classes",
     "/worker": "/stores",

@@ -13,9 +13,10 @@ from offload.dashboard.caching import BackgroundRefresh, Refreshed, TTLCache
 from offload.digest import Digest, digest_of
 from offload.errors import OffloadError, StoreUnavailable
 from offload.hooks.runtime import Runtime
-from offload.inspect.blobs import Sharing, describe_kind, is_ref
+from offload.inspect.blobs import Row, Sharing, describe_kind, holders_of, is_ref
 from offload.inspect.content import read_content, summarize_blobs
 from offload.inspect.snapshot import LIMIT, Snapshot, held_by, take_snapshot
+from offload.inspect.value_list import ValueList, describe_holders, list_values
 from offload.inspect.values import (
     describe,
     describe_content,
@@ -32,6 +33,7 @@ _SHARED_EVERY = 300.0
 _CONTENT = 60.0  # seconds for which the content of a blob is cached; it never changes
 _KINDS = 30.0  # seconds for which the types of a page's blobs are cached
 _DESCRIBED = 30.0  # seconds for which a lookup is cached
+_MOST_NAMED = 100  # holders of a value that are read
 _NAMES = 8  # holders whose blobs are cached
 _REFS = 100  # references that are remembered
 _AT_ONCE = 8  # concurrent lookups, of the 40 threads that serve requests
@@ -59,6 +61,8 @@ class Stored:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._blobs = BackgroundRefresh(lambda: take_snapshot(runtime.store))
+        self._values: BackgroundRefresh[ValueList] = BackgroundRefresh(self._list)
+        self._listed: PerProcess[list[ValueList]] = PerProcess(list)
         self._shared = BackgroundRefresh(
             lambda: Sharing(runtime.store, LIMIT, cipher=runtime.content.cipher),
             every=_SHARED_EVERY,
@@ -66,6 +70,7 @@ class Stored:
         self._contents: TTLCache[Mapping[str, Any]] = TTLCache(self._content, _CONTENT)
         self._described: TTLCache[Mapping[str, Any]] = TTLCache(self._describe, _DESCRIBED)
         self._kinds: TTLCache[list[Kind | None]] = TTLCache(self._glance, _KINDS)
+        self._users: TTLCache[Mapping[Digest, str]] = TTLCache(self._name_users, _KINDS)
         self._turns = PerProcess(lambda: threading.BoundedSemaphore(_AT_ONCE))
         self._refs: dict[str, str] = {}
         self._found: PerProcess[_Found] = PerProcess(_Found)
@@ -78,6 +83,38 @@ class Stored:
         """Return the newest snapshot; waits a moment for the first."""
         return self._blobs.get(_FIRST)
 
+    def values(self) -> Refreshed[ValueList]:
+        """Return the newest list of values; waits a moment for the first."""
+        return self._values.get(_FIRST)
+
+    def _list(self) -> ValueList:
+        """List the values, and remember the list: the next one reads new blobs only."""
+        listed = self._listed.get()
+        found = list_values(
+            self.store,
+            take_snapshot(self.store),
+            listed[0] if listed else None,
+            cipher=self._runtime.content.cipher,
+        )
+        listed[:] = [found]
+        return found
+
+    def users(self, rows: Sequence[Row]) -> Mapping[Digest, str]:
+        """Say who holds each of some blobs; "" for nobody. Cached for some seconds.
+
+        Raises StoreUnavailable.
+        """
+        return self._users.get(*((row.digest, row.holders or 0) for row in rows))
+
+    def _name_users(self, *blobs: tuple[Digest, int]) -> Mapping[Digest, str]:
+        found = {}
+        for digest, count in blobs:
+            if count > _MOST_NAMED:
+                found[digest] = f"{count:,} holders"
+            elif count:
+                found[digest] = describe_holders(holders_of(self.store, digest) or ())
+        return found
+
     def shared(self) -> Refreshed[Sharing]:
         """Return how many values contain each chunk. Counting reads some KiB of each blob."""
         return self._shared.get()
@@ -85,6 +122,7 @@ class Stored:
     def changed(self) -> None:
         """Have the snapshot taken again, after blobs were removed."""
         self._blobs.invalidate()
+        self._values.invalidate()
 
     def held_by(self, snapshot: Snapshot, name: str) -> list[int]:
         """Return the indexes of the blobs held by *name*; cached for each snapshot."""

@@ -29,6 +29,7 @@ __all__ = (
     "Row",
     "Sharing",
     "describe_kind",
+    "describe_type",
     "digest_prefix",
     "find_digest",
     "holders_of",
@@ -101,7 +102,7 @@ class Listed:
             "holders": row.holders,
             "shared": self.shared,
             "kind": None if seen is None or not seen.known else "chunk" if root is None else "root",
-            "type": None if seen is None or root is None else _type(seen),
+            "type": None if seen is None or root is None else describe_type(seen),
             "serializer": root and root.serializer,
             "value_bytes": root and root.size,
             "chunks": None if root is None else len(root.chunks),
@@ -181,10 +182,11 @@ def describe_kind(seen: BlobSummary | None) -> str:
     if root is None:
         return "chunk" if seen.known else "?"
     chunks = f", {len(root.chunks)} chunks" if root.chunks else ""
-    return f"{_type(seen)} ({root.serializer[:40]}, {human_size(root.size)}{chunks})"
+    return f"{describe_type(seen)} ({root.serializer[:40]}, {human_size(root.size)}{chunks})"
 
 
-def _type(seen: BlobSummary) -> str:
+def describe_type(seen: BlobSummary) -> str:
+    """Return the probable type of a value; "" if the blob isn't the root of one."""
     root = seen.root
     return "" if root is None else type_of(root.serializer, root.head, root.body)
 

@@ -156,6 +156,24 @@ class Snapshot:
     def digest(self, index: int) -> Digest:
         return Digest(f"b3:{self._digest(index).hex()}")
 
+    def ttl(self, index: int) -> float:
+        """Return the seconds after which a blob expires."""
+        return self._ttls[index]
+
+    def holders(self, index: int) -> int:
+        """Return how many hold a blob; 0 also if the store doesn't track holds."""
+        return max(self._holders[index], 0)
+
+    def common(self, other: Snapshot) -> Iterator[tuple[int, int]]:
+        """Yield the indexes here and in *other* of the blobs that both have."""
+        at, length = 0, len(other)
+        for index in range(len(self)):
+            digest = self._digest(index)
+            while at < length and other._digest(at) < digest:
+                at += 1
+            if at < length and other._digest(at) == digest:
+                yield index, at
+
     def held(self) -> Iterator[int]:
         """Yield the indexes of blobs with holders."""
         return (index for index, count in enumerate(self._holders) if count > 0)
