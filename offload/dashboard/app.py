@@ -35,6 +35,7 @@ from offload.dashboard import (
     stores,
     tasks,
     values,
+    workers,
 )
 from offload.dashboard.auth import Auth, Guard
 from offload.dashboard.rendering import render
@@ -85,6 +86,7 @@ def dashboard(
             *catalog.ROUTES,
             *classes.ROUTES,
             *stores.ROUTES,
+            *workers.ROUTES,
             *estimates.ROUTES,
             Route(HEALTH, _health, name="health"),
             Mount("/static", StaticFiles(directory=_STATIC), name="static"),

@@ -164,9 +164,9 @@ def workers_of(kept: Refreshed[Compared]) -> Card:
     if kept.value is None:
         if kept.error is not None:
             return Card.of(
-                "Workers", "/stores", "unknown", [Fact("Replies", str(kept.error), "warning")]
+                "Workers", "/workers", "unknown", [Fact("Replies", str(kept.error), "warning")]
             )
-        return Card("Workers", "/stores", "info", "asking…", [])
+        return Card("Workers", "/workers", "info", "asking…", [])
     asked = kept.value.asked
     found = [each for each in kept.value.findings if each.level in ("warning", "error")]
     without = [each.name for each in asked.workers if each.state == "without"]
@@ -181,7 +181,7 @@ def workers_of(kept: Refreshed[Compared]) -> Card:
         *(Fact("", each.what, each.level, each.remedy) for each in found[:_SHOWN]),
     ]
     online = f"{human_number(len(asked.workers))} online" if asked.workers else "none replied"
-    return Card.of("Workers", "/stores", online, facts)
+    return Card.of("Workers", "/workers", online, facts)
 
 
 def _named(what: str, workers: Sequence[str]) -> Fact:

@@ -40,7 +40,8 @@ _NAVIGATION = {
     "/values": "Values",
     "/catalog": "Catalog",
     "/classes": "Classes",
-    "/stores": "Stores and workers",
+    "/stores": "Stores",
+    "/workers": "Workers",
     "/estimate": "Estimate",
 }
 """Labels of pages in the navigation, by path."""
@@ -50,7 +51,7 @@ _TABS = {
     "/lookup": "/values",
     "/object": "/catalog",
     "/class": "/classes",
-    "/worker": "/stores",
+    "/worker": "/workers",
 }
 """The tab of pages about one thing, by the start of their path."""
 

@@ -21,7 +21,7 @@ from offload.inspect.catalog import VersionState, versions_of
 from offload.inspect.classes import ClassState, History, classes_of, history_of
 from offload.inspect.config_drift import config_drift
 from offload.inspect.findings import Finding
-from offload.inspect.workers import Workers, ask_workers, this_process
+from offload.inspect.workers import Worker, Workers, ask_workers, this_process
 
 __all__ = ("Classes", "ClusterStatus", "Compared", "DashboardState", "Objects", "state_of")
 
@@ -36,10 +36,15 @@ _MAX_DIFF = 200_000  # characters
 
 @dataclass(frozen=True)
 class Compared:
-    """The replies of workers, and how they differ."""
+    """The replies of workers, and how they differ.
+
+    Attributes:
+        own: this process.
+    """
 
     asked: Workers
     findings: Sequence[Finding]
+    own: Worker
 
 
 class ClusterStatus:
@@ -62,7 +67,8 @@ class ClusterStatus:
 
     def _compare(self) -> Compared:
         asked = ask_workers(self._runtime.app)
-        return Compared(asked, tuple(config_drift(this_process(self._runtime), asked)))
+        own = this_process(self._runtime)
+        return Compared(asked, tuple(config_drift(own, asked)), own)
 
 
 class Classes:

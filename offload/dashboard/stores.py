@@ -1,11 +1,9 @@
-"""Pages of stores and workers: availability, capacity, traffic, and configuration drift."""
+"""The page of stores: availability, capacity, and traffic."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +15,6 @@ from offload.dashboard.statistics import TIME_RANGES
 from offload.doctor.health import StoreState, TierState
 from offload.doctor.server import Capacity
 from offload.errors import OffloadError
-from offload.inspect.workers import Worker, Workers
 from offload.metrics.report import Figures, by_store
 from offload.text import UNKNOWN, human_latency, human_number, human_size
 
@@ -103,25 +100,18 @@ _STORES: list[Column[_Server]] = [
 
 def _stores(request: Request) -> Response:
     cluster = state_of(request).cluster
-    workers = cluster.workers.get()
     stores = cluster.stores.get(_PATIENCE)
-    if workers.busy and workers.value is None:
-        workers = cluster.workers.get(_PATIENCE)
-    compared = workers.value
     waiting = cluster.waiting.get(_PATIENCE).value or ()
     return render(
         request,
         "stores.html",
-        title="Stores and workers",
+        title="Stores",
         stores=stores,
         errors=_errors(stores.value),
         swept=stores.value,
         servers=_store_table(request, stores.value),
         traffic=_traffic_table(request, stores.value),
-        workers=workers,
         waiting=waiting,
-        findings=compared.findings if compared is not None else (),
-        table=_worker_table(request, compared.asked if compared is not None else None),
     )
 
 
@@ -198,123 +188,4 @@ def _traffic_table(request: Request, state: StoreState | None) -> Table[_Traffic
     )
 
 
-def _cached(worker: Worker, name: str = "bytes") -> int:
-    """Return a figure of the node cache on the worker's machine."""
-    return _whole(worker.cache.get(name))
-
-
-def _cache(worker: Worker) -> str:
-    if not worker.cache:
-        return UNKNOWN
-    limit = _cached(worker, "limit")
-    return human_size(_cached(worker)) + (f" of {human_size(limit)}" if limit else "")
-
-
-def _threshold(worker: Worker) -> int:
-    return _whole(worker.settings.get("threshold"))
-
-
-def _whole(value: object) -> int:
-    return value if type(value) is int else 0
-
-
-def _counted(counter: str) -> Callable[[Worker], int | None]:
-    """Return a function that returns a counter of a worker; None if it didn't reply."""
-    return lambda worker: _whole(worker.counters.get(counter)) if worker.reply else None
-
-
-_WORKERS: list[Column[Worker]] = [
-    Column(
-        "name",
-        "Worker",
-        lambda worker: worker.name,
-        lambda worker: worker.name,
-        wide=True,
-        link=lambda worker: "/worker?" + urlencode({"name": worker.name}),
-    ),
-    Column("state", "Offload", lambda worker: worker.state, lambda worker: worker.state, wide=True),
-    Column(
-        "app", "App", lambda worker: worker.app or UNKNOWN, lambda worker: worker.app, wide=True
-    ),
-    Column(
-        "version",
-        "Version",
-        lambda worker: worker.version or UNKNOWN,
-        lambda worker: worker.version,
-    ),
-    Column(
-        "threshold",
-        "Threshold",
-        lambda worker: human_size(_threshold(worker)) if worker.reply else UNKNOWN,
-        _threshold,
-    ),
-    Column(
-        "cached",
-        "Cached values",
-        lambda worker: human_number(_cached(worker, "values")) if worker.cache else UNKNOWN,
-        lambda worker: _cached(worker, "values"),
-        hint="in its machine's node cache",
-    ),
-    Column(
-        "cache",
-        "Cached bytes",
-        _cache,
-        _cached,
-        hint="in its machine's node cache",
-    ),
-    Column.figure(
-        "fetched",
-        "Fetched",
-        _counted("values_fetched"),
-        human_number,
-        "values, by its main process only",
-    ),
-    Column.figure(
-        "prefetched",
-        "Prefetched",
-        _counted("prefetch_done"),
-        human_number,
-        "values, while their tasks were waiting",
-    ),
-]
-
-
-def _worker_table(request: Request, asked: Workers | None) -> Table[Worker]:
-    """Return the table of workers; empty if they haven't been asked yet."""
-    return Table.of(
-        request.query_params,
-        _WORKERS,
-        asked.workers if asked is not None else (),
-        caption="Workers",
-        identify=lambda worker: worker.name,
-        sort="name",
-        descending=False,
-        name="w",
-    )
-
-
-def _worker(request: Request) -> Response:
-    name = request.query_params.get("name", "")
-    kept = state_of(request).cluster.workers.get(_PATIENCE)
-    found = [each for each in kept.value.asked.workers if each.name == name] if kept.value else []
-    return render(
-        request,
-        "worker.html",
-        title=name or "(none)",
-        kept=kept,
-        worker=found[0] if found else None,
-        sections=_sections(found[0].reply) if found else {},
-    )
-
-
-def _sections(reply: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Split a reply into sections."""
-    parts = {name: value for name, value in reply.items() if isinstance(value, dict)}
-    rest = {name: value for name, value in reply.items() if not isinstance(value, dict)}
-    return {"worker": rest, **parts}
-
-
-ROUTES = [
-    Route("/stores", _stores, name="stores"),
-    Route("/worker", _worker, name="worker"),
-]
+ROUTES = [Route("/stores", _stores, name="stores")]

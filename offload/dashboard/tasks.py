@@ -243,9 +243,10 @@ def _table(request: Request, rows: list[_Row], caption: str, *, linked: bool) ->
         request.query_params,
         [
             _named(label, linked=linked),
-            *_FIGURES,
-            *(_MEMO if memo else ()),
+            *_FIGURES[:2],
             *([_LATEST] if linked and any(row.latest for row in rows) else ()),
+            *_FIGURES[2:],
+            *(_MEMO if memo else ()),
         ],
         rows,
         caption=caption,

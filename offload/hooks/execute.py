@@ -178,7 +178,7 @@ class CheckConfiguration(StartStopStep):
             runtime.check_task(task.name)
             guard(runtime, task)
             runtime.part(Memos).prepare(task)
-        runtime.start_worker()
+        runtime.start_worker(str(parent.hostname or ""))
         add_to_banner(runtime, parent)
         super().__init__(parent, **_options)
 

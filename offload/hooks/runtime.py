@@ -281,9 +281,14 @@ class Runtime:
             keyring=self.keyring,
         )
 
-    def start_worker(self) -> None:
-        """Mark the node cache as used, from now on also by processes forked from this one."""
+    def start_worker(self, name: str = "") -> None:
+        """Mark the node cache as used, from now on also by processes forked from this one.
+
+        Args:
+            name: the worker's node name, by which the counters of its processes are added up.
+        """
         self.is_worker = True
+        self.recorder.worker = name
         if self.settings.mode != "observe":
             with suppress(ConfigurationError):  # without a store, there is nothing to cache
                 cache = self.content.cache

@@ -10,7 +10,7 @@ from typing import Any
 from offload.inspect.findings import Finding, Level
 from offload.inspect.workers import Worker, Workers
 
-__all__ = ("config_drift",)
+__all__ = ("config_drift", "differing_settings")
 
 _NAMED = 3  # workers that a sentence names
 _SHORT_REFS = 3  # version of the note of messages that have them
@@ -132,6 +132,28 @@ def config_drift(own: Worker, found: Workers) -> Iterator[Finding]:
             yield _of_another_app(own, worker)
     if same_app and not differences:
         yield Finding("ok", f"{_count(same_app)} and this process agree")
+
+
+_COMPARED = ("version", "python", "store", "serializer", "accepts", "packages")  # of a reply
+
+
+def differing_settings(own: Worker, worker: Worker) -> dict[str, tuple[Any, Any]]:
+    """Return what a worker reports differently from this process (*own*), with both values.
+
+    All settings are compared, also those that may well differ. A setting that one of them doesn't
+    know is None there. Empty if the worker didn't reply.
+    """
+    if not worker.reply:
+        return {}
+    pairs = {name: (worker.reply.get(name), own.reply.get(name)) for name in _COMPARED}
+    for name in sorted({*worker.settings, *own.settings}):
+        pairs[f"offload_{name}"] = (worker.settings.get(name), own.settings.get(name))
+    return {name: pair for name, pair in pairs.items() if _plain(pair[0]) != _plain(pair[1])}
+
+
+def _plain(value: Any) -> str:
+    """Return a value as JSON, in which lists and tuples are the same."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _states(workers: Sequence[Worker]) -> Iterator[Finding]:

@@ -30,9 +30,11 @@ __all__ = (
     "NAMES",
     "OF_STORE",
     "OF_STORE_PREFIX",
+    "OF_WORKER",
     "OTHER",
     "SIZES",
     "STEPS",
+    "WORKER_PREFIX",
     "Counted",
     "Counters",
     "about_now",
@@ -122,6 +124,17 @@ BY_TASK = frozenset(
     }
 )
 """Counters kept by task over time; of all others, only the sum is kept over time."""
+
+OF_WORKER = frozenset(
+    {
+        *("values_fetched", "bytes_fetched", "cache_hits", "cache_misses", "cache_bytes"),
+        *("prefetch_done", "prefetch_bytes", "prefetch_dropped"),
+        *(name for name in NAMES if name.startswith("errors_")),
+    }
+)
+"""Counters kept by worker over time: the sums of all its processes."""
+WORKER_PREFIX = "worker:"
+"""Prefix of a worker's node name where a counter has the URL of a store."""
 
 STEPS = {
     "serialise": "serializing a value",

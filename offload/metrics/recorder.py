@@ -18,7 +18,14 @@ from celery import signals
 
 from offload.errors import OffloadError, StoreError
 from offload.forks import guard_forks
-from offload.metrics.counters import BY_TASK, Counted, Counters
+from offload.metrics.counters import (
+    BY_TASK,
+    OF_STORE_PREFIX,
+    OF_WORKER,
+    WORKER_PREFIX,
+    Counted,
+    Counters,
+)
 from offload.metrics.latest import ErrorLog, error_log_of
 from offload.metrics.storage import has_counters, sums_of
 from offload.stores.processes import PerProcess
@@ -48,6 +55,10 @@ class Recorder:
         clock: returns monotonic seconds.
         sleep: waits for a number of seconds; by default until the process exits, if that is
             sooner.
+
+    Attributes:
+        worker: the node name of the worker that this process belongs to; "" if it isn't one.
+            Forked children have it from their parent.
     """
 
     def __init__(
@@ -61,6 +72,7 @@ class Recorder:
     ) -> None:
         self._sums: Sums | None = None
         self._log: ErrorLog | None = None
+        self.worker = ""
         self._counters = counters
         self._interval = interval
         self._behind = behind
@@ -216,6 +228,8 @@ class Recorder:
             total[_text(what)] += amount
             task = what.task if what.name in BY_TASK else ""
             series[_text(Counted(what.name, task, "", what.store))] += amount
+            if self.worker and what.name in OF_WORKER:
+                series[_text(of_worker(what.name, self.worker))] += amount
         return CounterBatch(state.process, state.number, total, series)
 
 
@@ -273,6 +287,11 @@ class _State:
         if self.writer is not None and (to_write or not self._is_expected):
             self.writer.join(seconds)
         return self.writer is None or not self.writer.is_alive()
+
+
+def of_worker(name: str, worker: str) -> Counted:
+    """Return a counter of all processes of a worker, by its node name."""
+    return Counted(OF_STORE_PREFIX + name, "", "", WORKER_PREFIX + worker[:_LONGEST])
 
 
 def _text(what: Counted) -> str:

@@ -11,7 +11,7 @@ from itertools import accumulate
 from math import inf
 
 from offload.errors import ConfigurationError
-from offload.metrics.counters import BOUNDS, OF_STORE_PREFIX, OTHER
+from offload.metrics.counters import BOUNDS, OF_STORE_PREFIX, OTHER, WORKER_PREFIX
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 from offload.stores.sums import KEPT, LABEL, SPANS, Span, Sums
@@ -144,6 +144,8 @@ class Report:
         tasks: by task; "" is for events without a task. Empty if only totals are kept.
         arguments: by task and argument; for all time only.
         stores: by URL, if there are several; not kept by the minute. See `by_store`.
+        workers: by node name, the sums of `OF_WORKER` over the processes of each; neither kept by
+            the minute nor for all time.
     """
 
     start: float | None
@@ -151,6 +153,7 @@ class Report:
     tasks: Mapping[str, Figures]
     arguments: Mapping[tuple[str, str], Figures]
     stores: Mapping[str, Figures] = field(default_factory=dict)
+    workers: Mapping[str, Figures] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         """Show savings and errors in a notebook, in total and by task."""
@@ -231,10 +234,12 @@ def _report(start: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
     tasks: dict[str, list[dict[str, int]]] = defaultdict(list)
     arguments: dict[tuple[str, str], list[dict[str, int]]] = defaultdict(list)
     stores: dict[str, Figures] = {}
+    workers: dict[str, Figures] = {}
     for labels, counts in labelled.items():
         task, argument, store = (*labels.split(LABEL), "", "")[:3]
         if store and not task:
-            stores[store] = _of_store(counts)
+            of = workers if store.startswith(WORKER_PREFIX) else stores
+            of[store.removeprefix(WORKER_PREFIX)] = _of_store(counts)
             continue
         if task in ("", OTHER):
             counts = _of_all(counts)  # noqa: PLW2901 (a subset)
@@ -248,6 +253,7 @@ def _report(start: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
         by_task if any(labelled) else {},
         {key: Figures.sum(parts) for key, parts in arguments.items()},
         stores,
+        workers,
     )
 
 

@@ -70,7 +70,7 @@ def test_it_is_searched_and_sorted_by_the_keyboard(filled, serve, look):
     page.get_by_role("searchbox", name="Look up").fill(largest[0][:14])
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/blobs/{largest[0]}")
-    assert page.inner_text("h1") == largest[0]
+    assert page.inner_text("#digest") == largest[0]
 
 
 def test_new_blobs_appear(filled, serve, look):

@@ -31,7 +31,7 @@ def test_a_worker_appears_and_disappears(shop, broker, serve, look, tmp_path):
         "backend": f"redis://{broker.host}:{broker.port}/1",
         "offload": {"store": shop.url, "cache": "off", "secret": "of the worker alone"},
     }
-    page = look(serve(shop.url, broker=url).url + "stores")
+    page = look(serve(shop.url, broker=url).url + "workers")
     page.evaluate("window.sameDocument = true")
     expect(page.locator(".findings")).to_contain_text("no worker replied", timeout=30_000)
     features = "tests.integration.features"
@@ -44,7 +44,8 @@ def test_a_worker_appears_and_disappears(shop, broker, serve, look, tmp_path):
         link.focus()
         page.keyboard.press("Enter")
         page.wait_for_url("**worker?name=seen-**")
-        expect(page.get_by_role("rowheader", name="threshold")).to_be_visible()
+        page.get_by_text("All that it reports").click()
+        expect(page.get_by_role("rowheader", name="threshold", exact=True)).to_be_visible()
     page.goto(address)
     expect(page.get_by_role("link", name="seen-")).to_have_count(0, timeout=60_000)
 
@@ -86,6 +87,12 @@ def test_a_phone_can_read_them(shop, serve, look, tmp_path):
     registry.push(made("Class" * 30))
     served = serve(shop.url)
     page = look(served.url, viewport=PHONE, is_mobile=True, has_touch=True)
-    for path in ("classes", f"class?name={name}&a={first}&b={second}", "stores", "worker?name=x"):
+    for path in (
+        "classes",
+        f"class?name={name}&a={first}&b={second}",
+        "stores",
+        "workers",
+        "worker?name=x",
+    ):
         page.goto(served.url + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path

@@ -89,7 +89,7 @@ def test_unavailable_stores():
 
 
 def replies(*workers, findings=(), note=""):
-    return Refreshed(Compared(Workers(NOW, workers, note), findings))
+    return Refreshed(Compared(Workers(NOW, workers, note), findings, Worker("", "connected")))
 
 
 def test_workers():

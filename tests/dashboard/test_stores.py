@@ -142,7 +142,7 @@ def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):
 
 def test_no_worker_can_be_queried():
     """A note says why no worker can be queried."""
-    page = settled(client_of(make_app("memory://")))
+    page = settled(client_of(make_app("memory://")), "/workers")
     assert "which no worker can reach" in page
     assert rows(page, "Workers") == []
 
@@ -150,7 +150,7 @@ def test_no_worker_can_be_queried():
 @pytest.mark.integration
 @pytest.mark.timeout(120)
 def test_workers_and_whether_they_agree(redis, tmp_path):
-    """The page shows a real worker's settings, cache, and configuration drift."""
+    """The page shows what the children of a real worker fetched, its cache, and its drift."""
     with redis_server("redis-server") as broker:
         config = {
             "broker": f"redis://{broker.host}:{broker.port}/0",
@@ -160,27 +160,36 @@ def test_workers_and_whether_they_agree(redis, tmp_path):
                 "threshold": 1000,
                 "cache": str(tmp_path / "cache"),
                 "secret": "known to both of them",
+                "stats_interval": 0.2,
             },
         }
         app = create(config)
         its = {**config, "offload": {**config["offload"], "max_size": 3_000_000}}
         features = "tests.integration.features"
-        with worker(tmp_path, its, pool="threads", concurrency=1, app=features, name="one"):
+        with worker(tmp_path, its, pool="prefork", concurrency=2, app=features, name="one"):
             app.tasks["same"].delay("x" * 2_000_000).get(timeout=30)
             client = client_of(app)
-            page = settled(client)
+
+            def shown():
+                return rows(settled(client, "/workers"), "Workers")[0]
+
+            wait_until(
+                lambda: shown()[4].endswith("% of 1"), "the child has written its counts", 60
+            )
+            page = settled(client, "/workers")
             [row] = rows(page, "Workers")
             details = client.get("/worker", params={"name": row[0]}).text
             app.close()
     assert row[0].startswith("one-")
-    assert row[1:3] == ["connected", "features"]
-    assert row[4] == "1.0 kB"
-    assert row[5] == "1"
-    assert row[6].startswith("2.0 MB of ")
+    assert row[1] == "connected"
+    assert row[2] == row[2].strip("-")
+    assert row[3].startswith("2.0 MB of ")
+    assert row[8] == "offload_max_size"
     assert "offload_max_size differs: 2147483648 in this process; 3000000 in one-" in page
     assert "set offload_max_size to the same on all" in page
-    assert ">max_size<" in details
+    assert '<tr data-key="offload_max_size">' in details
     assert "3000000" in details
+    assert '<tr data-key="offload_threshold">' not in details
     assert "known to both" not in page + details
 
 
@@ -194,7 +203,7 @@ def test_workers_are_queried_once(monkeypatch):
     client.get("/healthz")
     assert asked == []
     for _ in range(20):
-        assert client.get("/stores").status_code == 200
+        assert client.get("/workers").status_code == 200
     assert asked == [1]
 
 
@@ -213,7 +222,9 @@ def test_repeated_queries_leave_nothing_behind(monkeypatch):
         broker = f"redis://{server.host}:{server.port}/1"
         client = stack.enter_context(client_of(make_app(server.url, broker=broker)))
         wait_until(
-            lambda: client.get("/stores") and len(asked) > 5, "workers were queried often", 60
+            lambda: client.get("/workers") and client.get("/stores") and len(asked) > 5,
+            "workers were queried often",
+            60,
         )
         wait_until(
             lambda: (
@@ -237,7 +248,7 @@ def test_workers_answers_are_shown_as_text(monkeypatch):
     monkeypatch.setattr(state, "ask_workers", lambda app: asked)
     client = client_of(app)
     for page in (
-        settled(client),
+        settled(client, "/workers"),
         client.get("/worker", params={"name": bad}).text,
         client.get("/worker", params={"name": "odd" + bad}).text,
     ):
@@ -246,16 +257,32 @@ def test_workers_answers_are_shown_as_text(monkeypatch):
     assert "No worker of this name replied" in client.get("/worker?name=nobody").text
 
 
-def test_tables_are_sorted_separately(monkeypatch):
-    """The tables of stores and workers have separate parameters."""
+def test_workers_are_sorted_by_the_address(monkeypatch):
+    """Workers are sorted by any column, in both directions."""
     names = ("b", "a", "c")
     asked = Workers(0.0, tuple(Worker(name, "silent") for name in names))
     monkeypatch.setattr(state, "ask_workers", lambda app: asked)
     client = client_of(make_app("memory://"))
 
     def shown(query):
-        return [row[0] for row in rows(settled(client, f"/stores?{query}"), "Workers")]
+        return [row[0] for row in rows(settled(client, f"/workers?{query}"), "Workers")]
 
     assert shown("") == ["a", "b", "c"]
-    assert shown("wsort=name&wdesc=1") == ["c", "b", "a"]
-    assert shown("sort=name&desc=1&ssort=used&sdesc=1") == ["a", "b", "c"]
+    assert shown("sort=name&desc=1") == ["c", "b", "a"]
+
+
+def test_settings_are_shown_where_they_differ(monkeypatch):
+    """A worker's row names the settings that differ; its page has both values, and no others."""
+    app = make_app("memory://")
+    reply = this_process(app._offload).reply
+    other = {**reply, "python": "3.9", "settings": {**reply["settings"], "threshold": 7}}
+    workers = (Worker("same", "connected", reply), Worker("other", "connected", other))
+    monkeypatch.setattr(state, "ask_workers", lambda app: Workers(0.0, workers))
+    client = client_of(app)
+    found = {row[0]: row[8] for row in rows(settled(client, "/workers"), "Workers")}
+    assert found == {"same": "nothing", "other": "python, offload_threshold"}
+    details = client.get("/worker?name=other").text
+    shown = rows(details.replace("Compared", "Settings "), "Settings ")
+    assert shown[0][:2] == ["python", "3.9"]
+    assert shown[1][:2] == ["offload_threshold", "7"]
+    assert "None: it is configured as" in client.get("/worker?name=same").text

@@ -17,6 +17,7 @@ from offload import Counters, Offload
 from offload.errors import BlobMissing, OffloadError, StoreUnavailable, ValueTooLarge
 from offload.metrics.counters import BOUNDS, OTHER, Counted
 from offload.metrics.recorder import Recorder
+from offload.metrics.report import report
 from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
@@ -393,3 +394,26 @@ def test_statistics_can_be_disabled(redis):
     hook.put("x" * 100_000)
     hook.recorder.write()
     assert sums_of(open_store(url)).total() == {}
+
+
+def test_counts_of_a_worker_are_kept_over_time(counters, clock):
+    """What the processes of a worker count is added up by its name, over time only."""
+    store = MemoryStore("workers")
+    for worker, fetched in (("a@one", 2), ("a@one", 3), ("b@two", 4), ("", 9)):
+        own = Counters()
+        recorder = Recorder(own, 10, clock=clock)
+        recorder.worker = worker
+        recorder.attach(store)
+        with own.about("shop.report", "rows"):
+            own.add(values_fetched=fetched, values_seen=1)
+        recorder.write()
+    found = report(sums_of(store), 86400, tasks=True)
+    assert {name: each["values_fetched"] for name, each in found.workers.items()} == {
+        "a@one": 5,
+        "b@two": 4,
+    }
+    assert found.workers["a@one"]["values_seen"] == 0
+    assert found.stores == {}
+    assert found.total["values_fetched"] == 18
+    assert report(sums_of(store), 3600).total["values_fetched"] == 18
+    assert report(sums_of(store)).workers == {}
