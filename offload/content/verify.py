@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from offload.content.compression import decode, decode_into
 from offload.digest import Buffer, Digest, digest_of
-from offload.errors import IntegrityError
+from offload.errors import IntegrityError, KeyUnavailable
 
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
@@ -27,10 +27,12 @@ def read_blob(
 
     Raises IntegrityError, KeyUnavailable.
     """
-    found = None if cipher is None else cipher.find(stored, digest, where)
-    if found is not None:
-        stored = found.decrypt()
-    plain = decode(stored, limit, where)
+    try:
+        found = None if cipher is None else cipher.find(stored, digest, where)
+        plain = decode(stored if found is None else found.decrypt(), limit, where)
+    except KeyUnavailable:
+        _check_mark(stored, digest, where)
+        raise
     _verify(plain, digest, where, None if found is None else found.key)
     return plain
 
@@ -46,16 +48,27 @@ def read_blob_into(
 
     What isn't compressed is decrypted into its place. If this raises, *target* has other bytes.
     """
-    found = None if cipher is None else cipher.find(stored, digest, where)
-    if found is None:
-        decode_into(stored, target, where)
-    elif found.is_compressed:
-        decode_into(found.decrypt(), target, where)
-    elif found.size != len(target):
-        raise IntegrityError(f"{where} has {found.size} bytes instead of {len(target)}")
-    else:
-        found.decrypt_into(target)
+    try:
+        found = None if cipher is None else cipher.find(stored, digest, where)
+        if found is None:
+            decode_into(stored, target, where)
+    except KeyUnavailable:
+        _check_mark(stored, digest, where)
+        raise
+    if found is not None:
+        if found.is_compressed:
+            decode_into(found.decrypt(), target, where)
+        elif found.size != len(target):
+            raise IntegrityError(f"{where} has {found.size} bytes instead of {len(target)}")
+        else:
+            found.decrypt_into(target)
     _verify(target, digest, where, None if found is None else found.key)
+
+
+def _check_mark(stored: Buffer, digest: Digest, where: str) -> None:
+    """Raise IntegrityError if only the first byte says that a blob is encrypted."""
+    if digest_of([memoryview(stored)[1:]]) == digest:
+        raise IntegrityError(f"{where} was altered: its first byte is wrong", digest=digest)
 
 
 def _verify(plain: memoryview, digest: Digest, where: str, key: EncryptionKey | None) -> None:

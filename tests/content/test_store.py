@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import multiprocessing
 import os
 import pickle
@@ -210,6 +211,24 @@ def test_any_changed_byte_is_noticed(make_parts, data):
     assert error.store == parts.store.url
     assert "s old" in str(error)
     assert repr(ref) in str(error)
+
+
+@pytest.mark.parametrize("keys", ([], ["aes256:" + base64.b64encode(bytes(32)).decode()]))
+def test_a_blob_that_only_seems_encrypted_was_altered(make_parts, keys):
+    """A wrong first byte that says "encrypted" raises IntegrityError, not KeyUnavailable, with and
+    without encryption keys.
+    """
+    parts = make_parts(compression="none", secret="s" * 32)
+    ref = parts.put(np.arange(300_000))
+    reader = parts.another(secret="s" * 32, encryption_keys=keys)
+    for digest in sorted(parts.store.stored):
+        content = bytes(parts.store.stored[digest].content)
+        parts.store.replace(digest, b"\x02" + content[1:])
+        with pytest.raises(IntegrityError) as caught:
+            reader.open(ref.wire).get()
+        assert caught.value.digest == digest
+        parts.store.replace(digest, content)
+    assert same(reader.open(ref.wire).get(), np.arange(300_000))
 
 
 def test_swapped_blobs_are_noticed(parts):
