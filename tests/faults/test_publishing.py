@@ -171,7 +171,7 @@ def test_an_unreachable_store(setup, fault):
         start = time.monotonic()
         with pytest.raises(StoreUnavailable, match="check that it runs") as error:
             setup.task("size", app).delay(BIG + "not seen before" * 1000)
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 60
     assert isinstance(error.value, kombu.exceptions.OperationalError)
     assert error.value.task == "size"
     assert error.value.argument == "value"

@@ -50,6 +50,11 @@ def opened(s3, proxy):
 
 @pytest.fixture
 def store(opened):
+    return opened(max_attempts=1, read_timeout=20)
+
+
+@pytest.fixture
+def impatient(opened):
     return opened(max_attempts=1, read_timeout=0.5)
 
 
@@ -148,11 +153,11 @@ def test_something_else_in_its_place(redis):
     store.close()
 
 
-def test_a_silent_server(store, proxy):
+def test_a_silent_server(impatient, proxy):
     """A server that accepts requests and never answers runs into the read timeout."""
     proxy.fail(silent)
     with pytest.raises(StoreUnavailable, match=r"too slow.*read_timeout"):
-        store.blobs.hold([blob()[0]], HOUR)
+        impatient.blobs.hold([blob()[0]], HOUR)
 
 
 def test_no_such_bucket(s3):
@@ -248,13 +253,13 @@ def test_a_truncated_body(store, proxy, size):
     assert contents(store, [digest]) == [content]
 
 
-def test_a_slow_body(store, proxy):
+def test_a_slow_body(store, impatient, proxy):
     """A body that stops midway runs into the read timeout."""
     digest, content = blob(100_000)
     store.blobs.put({digest: [content]}, HOUR)
     proxy.fail(stalled(5000), "GET")
     with pytest.raises(StoreUnavailable, match="too slow"):
-        contents(store, [digest])
+        contents(impatient, [digest])
     assert contents(store, [digest]) == [content]
 
 
