@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from tests.support.servers import Server, redis_client, redis_server
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
+_RELEASED = 0.5  # seconds in which a worker releases what no other request has released
 FRESH = True  # start new processes; False forks them, for runs without targets
 _REDIS = ("--client-output-buffer-limit", "pubsub 0 0 0")
 """By default, Redis drops a subscriber who is 32 MB behind: plain Celery then waits forever for the
@@ -158,6 +160,8 @@ class Setting:
         """
         for way in self.workers:
             self.app(way).tasks["add"].delay(1, 1).get(timeout=PATIENCE)
+        if OFFLOAD in self.workers:
+            time.sleep(_RELEASED)
 
     def empty_store(self, way: str) -> None:
         """Delete the values that *way* stored, but no messages and results."""
