@@ -119,12 +119,12 @@ def create(config: dict[str, Any]) -> Any:
     def outlasts(value: Ref[Any]) -> int:
         """Run until this message's hold was renewed, then read the value."""
         blobs = app.offload.store.blobs
+        published = app.offload.grace + 120  # seconds; a message's hold lasts a bit less
 
         def left() -> float:
             return max(blobs.holders(value.digest).values())
 
-        before = left()
-        wait_until(lambda: left() > before + 60, "the hold is renewed")
+        wait_until(lambda: left() > published, "the hold is renewed")
         return len(value.get())
 
     @app.task(name="small", shared=False, resultrepr_maxsize=100)
