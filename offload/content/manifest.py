@@ -51,6 +51,7 @@ __all__ = (
     "pack",
     "read_prefix",
     "read_root",
+    "read_small_root",
     "rewrite_chunks",
     "root_limit",
     "small_root",
@@ -264,6 +265,16 @@ def small_root(
     if len(head) + size >= _TINY or (limit or CHUNK) < _LEAST_LIMIT:
         return None
     return _tiny_start(serializer, head, size) + body + _ZEROS[: -size % ALIGNMENT]
+
+
+def read_small_root(serializer: str, head: bytes, root: bytes, size: int) -> bytes | None:
+    """Return the buffer, of *size* bytes, in a *root* that `small_root` made; None if it didn't."""
+    if not 0 <= size < _TINY - len(head):
+        return None
+    start = _tiny_start(serializer, head, size)
+    body = root[len(start) : len(start) + size]
+    is_whole = len(body) == size and root == start + body + _ZEROS[: -size % ALIGNMENT]
+    return body if is_whole else None
 
 
 @lru_cache(1024)

@@ -324,9 +324,9 @@ class Delivery:
         return refs
 
     def _bind(self, node: Any, path: Path, facts: TaskFacts, key: str) -> Ref[Any]:
-        where = label(path, facts.parameters)
         text = text_in(node, key)
         if text is None:
+            where = label(path, facts.parameters)
             raise InvalidRef(
                 f"task {self.task.name!r}, {where}: the message declares a reference here, "
                 f"but contains a {type(node).__name__}",
@@ -339,6 +339,7 @@ class Delivery:
             except OffloadError as exc:
                 if isinstance(exc, StoreUnavailable):
                     self.runtime.counters.failed(exc)
+                where = label(path, facts.parameters)
                 self.error = self.error or described(exc, self.task.name, where)
         # It is passed on as a reference, never as data, and is verified where it arrives.
         return Ref.unbound(text)
@@ -454,7 +455,9 @@ def ignores_result(task: Any, request: Any) -> bool:
 
 def _is_redelivered(request: Mapping[str, Any]) -> bool:
     info = request.get("delivery_info")
-    return isinstance(info, Mapping) and bool(info.get("redelivered"))
+    if not (type(info) is dict or isinstance(info, Mapping)):
+        return False
+    return bool(info.get("redelivered"))
 
 
 def _as_ref(value: Any) -> Any:

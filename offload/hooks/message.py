@@ -139,12 +139,18 @@ class Note:
             isinstance(holds, str)
             and data.get("k", "") == (key := _key_in(data))
             and isinstance(errbacks, (list, tuple))
-            and all(type(count) is int and count >= 0 for count in (attempt, waits))
-            and all(at is None or (type(at) is int and abs(at) < _LATEST) for at in (until, since))
             and isinstance(also, (list, tuple))
-            and all(isinstance(text, str) and has_wire_form(text) for text in also)
         ):
             raise _malformed()
+        for count in (attempt, waits):
+            if type(count) is not int or count < 0:
+                raise _malformed()
+        for at in (until, since):
+            if at is not None and (type(at) is not int or abs(at) >= _LATEST):
+                raise _malformed()
+        for text in also:
+            if not (isinstance(text, str) and has_wire_form(text)):
+                raise _malformed()
         try:
             call = TaskOptions.read(data.get("call"), "message")
         except Exception as exc:

@@ -77,10 +77,13 @@ def contains(value: object, kinds: tuple[type, ...]) -> bool:
     while waiting:
         container = waiting.pop()
         items = container.values() if isinstance(container, dict) else container
-        found = set(map(type, items))
-        if any(issubclass(kind, kinds) for kind in found):
-            return True
-        if not any(map(_is_container, found)):
+        holds_containers = False
+        for kind in set(map(type, items)):  # loops: this runs for each message
+            if issubclass(kind, kinds):
+                return True
+            if kind in _CONTAINERS or issubclass(kind, Signature):
+                holds_containers = True
+        if not holds_containers:
             continue
         for item in items:
             if _is_container(type(item)) and id(item) not in seen:
@@ -180,7 +183,7 @@ def _mutable_copy(node: Any, path: Path) -> Any:
         copy.__dict__.update(node.__dict__)
         dict.update(copy, node)
         return copy
-    if isinstance(node, Mapping):
+    if type(node) is dict or isinstance(node, Mapping):
         return dict(node)
     if isinstance(node, list):
         return list(node)

@@ -95,18 +95,19 @@ class _Running:
     def __init__(self, renew: Callable[[_Running], float]) -> None:
         self._renew = renew
         self._deliveries: dict[int, Delivery] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._next = math.inf  # when the next hold is due, by the monotonic clock
         self._sleeps_until = -math.inf
 
     def all(self) -> list[Delivery]:
-        with self._changed:
+        with self._lock:
             return list(self._deliveries.values())
 
     def add(self, delivery: Delivery, due: float) -> None:
         """Add a delivery whose holds are due in *due* seconds."""
-        with self._changed:
+        with self._lock:  # as `_changed` would, in fewer calls
             self._deliveries[id(delivery)] = delivery
             self._next = min(self._next, time.monotonic() + due)
             if self._thread is None:
@@ -119,7 +120,7 @@ class _Running:
                 self._changed.notify()
 
     def remove(self, delivery: Delivery) -> None:
-        with self._changed:
+        with self._lock:
             self._deliveries.pop(id(delivery), None)
 
     def _run(self) -> None:

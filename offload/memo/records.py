@@ -193,23 +193,31 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
         hmac.compare_digest(_mac(key, name, text).encode(), mac) for key in keys.keys
     ):
         return None
-    with suppress(ValueError, RecursionError):
-        data: Any = json.loads(text)
+    try:
+        data = _loads(text)
         fields = _FIELDS.get(data.get("v")) if isinstance(data, dict) else None
         if fields is None:
             return None
-        found: dict[str, Any] = {each: data.get(each) for each in fields}
-        if all(_is_one(found[each], kinds) for each, kinds in fields.items()):
-            if "root" in found:
-                root = binascii.a2b_base64(found.pop("root"))
-                kind, shown = found.pop("serializer"), found.pop("type")
-                found |= {"ref": "", "within": Within(root, kind, shown, found.pop("bytes"))}
-            return Record(name=name, size=len(value), **found)
-    return None
+        found: dict[str, Any] = {}
+        for each, kinds in fields.items():
+            given = found[each] = data.get(each)
+            kind = type(given)
+            if kind not in kinds or (kind is not str and not abs(given) < _GREATEST):
+                return None
+        if "root" in found:
+            root = binascii.a2b_base64(found.pop("root"))
+            serializer, shown = found.pop("serializer"), found.pop("type")
+            found |= {"ref": "", "within": Within(root, serializer, shown, found.pop("bytes"))}
+        return Record(name=name, size=len(value), **found)
+    except (ValueError, RecursionError):
+        return None
 
 
-def _is_one(value: Any, kinds: tuple[type, ...]) -> bool:
-    return type(value) in kinds and (type(value) is str or abs(value) < _GREATEST)
+def _loads(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:  # a lone surrogate in a name
+        return json.loads(text)
 
 
 def _mac(key: bytes, name: str, text: bytes) -> str:

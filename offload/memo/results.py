@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from traceback import format_tb
 from typing import Any
 
 from offload.classes.scope import Scope
 from offload.content.holds import Hold
-from offload.content.manifest import pack, small_root
+from offload.content.manifest import pack, read_small_root, small_root
 from offload.content.store import ContentStore
 from offload.errors import OffloadError, SerializationError
 from offload.memo.flight import Busy, Computation, Flights
@@ -43,6 +43,7 @@ LEASE = 30.0
 """Seconds after which another process takes over from one that died while it computed."""
 
 _INLINE = 32 * 1024  # bytes up to which a result is kept in its record
+_HEADS = {("raw", "str"): b"str", ("raw", "bytes"): b"bytes"}
 _UNHASHED = 1024  # bytes up to which it is tried to lay out a result without hashing it
 _DATA = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _GRACE = 300.0  # seconds that the blobs of a result that isn't remembered live on
@@ -172,8 +173,13 @@ class Results:
         if record is None:
             return None
         try:
-            ref = open_result(self._content(), record)
-            value = ref.get() if read or ref.data is not None else ref
+            content = self._content()
+            ref = open_result(content, record)
+            small = None if record.within is None else _small(content, record.within)
+            if small is not None:
+                value = content.serializers.decode(*small)
+            else:
+                value = ref.get() if read or ref.data is not None else ref
         except OffloadError as exc:
             logger.warning("%s is computed again: its result can't be read: %s", record.task, exc)
             return None
@@ -309,6 +315,18 @@ class Results:
                 f": {error}" if is_ours else "",
                 "" if is_ours else f". It was raised here:\n{where}",
             )
+
+
+def _small(content: ContentStore, within: Within) -> tuple[str, bytes, Sequence[memoryview]] | None:
+    """Return what to decode of a small result of the ordinary layout, which spares reading it as a
+    value from elsewhere; None for others.
+    """
+    serializer, kind = within.serializer, within.type
+    head = b"" if serializer == "json" else _HEADS.get((serializer, kind))
+    if head is None or content.cipher is not None:
+        return None
+    body = read_small_root(serializer, head, within.root, within.size - len(head))
+    return None if body is None else (serializer, head, [memoryview(body)])
 
 
 def _root_of(payload: Payload) -> bytes:

@@ -19,7 +19,9 @@ from offload.content.manifest import (
     pack,
     read_prefix,
     read_root,
+    read_small_root,
     root_limit,
+    small_root,
 )
 from offload.digest import digest_of
 from offload.errors import IntegrityError, SerializationError
@@ -246,3 +248,30 @@ def test_a_root_of_another_size_than_its_reference_is_refused():
     """A manifest whose size differs from its reference's raises IntegrityError."""
     with pytest.raises(IntegrityError, match="describes 15 bytes, its reference 16"):
         read_root(memoryview(GOOD_ROOT), size=16, where="there")
+
+
+@pytest.mark.parametrize("size", (0, 1, 63, 64, 65, 1000))
+def test_small_values_are_laid_out_and_read_at_once(size):
+    """`small_root` makes the blob that `pack` does, and `read_small_root` reads no other."""
+    body = (bytes(range(250)) * 4)[:size]
+    payload = Payload("raw", b"bytes", [memoryview(body)])
+    root = small_root("raw", b"bytes", body)
+    assert root == b"".join(pack(payload).root)
+    assert read_small_root("raw", b"bytes", root, size) == body
+    for serializer, head, other, length in (
+        ("raw", b"str", root, size),
+        ("json", b"bytes", root, size),
+        ("raw", b"bytes", root[:-1], size),
+        ("raw", b"bytes", root + bytes(64), size),
+        ("raw", b"bytes", root[:16] + b" " + root[17:], size),
+        ("raw", b"bytes", root, size + 1),
+        ("raw", b"bytes", root, size - 1),
+        ("raw", b"bytes", root, 1 << 40),
+    ):
+        assert read_small_root(serializer, head, other, length) is None
+
+
+def test_values_that_are_not_small_have_no_such_layout():
+    """A value of a KiB, or in a store whose blobs are limited to a few KiB, is left to `pack`."""
+    assert small_root("raw", b"bytes", b"x" * 1019) is None
+    assert small_root("raw", b"bytes", b"x", limit=4096) is None

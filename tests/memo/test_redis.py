@@ -334,35 +334,46 @@ def test_a_task_that_never_starts_lets_others_compute(memo):
     assert isinstance(claim(names[0], "another", LEASE)().fence, int)
 
 
+def calls_of(memo, task, arguments):
+    """Return how many of offload's functions executing a call enters."""
+    found = []
+    for _ in range(3):  # the fewest, without those of finalizers
+        task.delay(next(arguments))
+        message = memo.wire.take()
+        entered = Counter()
+
+        def enter(frame, event, _argument, entered=entered):
+            entered[event == "call" and PACKAGE in frame.f_code.co_filename] += 1
+
+        sys.setprofile(enter)
+        try:
+            memo.wire.execute(message)
+        finally:
+            sys.setprofile(None)
+        found.append(entered[True])
+    return min(found)
+
+
 def test_python_calls_of_a_computation(memo):
     """With small arguments and a small result, memo adds at most 85 calls of offload's functions:
     they are what it costs.
     """
     numbers = itertools.count()
 
-    def calls(task):
-        found = []
-        for _ in range(3):  # the fewest, without those of finalizers
-            task.delay(next(numbers))
-            message = memo.wire.take()
-            entered = Counter()
-
-            def enter(frame, event, _argument, entered=entered):
-                entered[event == "call" and PACKAGE in frame.f_code.co_filename] += 1
-
-            sys.setprofile(enter)
-            try:
-                memo.wire.execute(message)
-            finally:
-                sys.setprofile(None)
-            found.append(entered[True])
-        return min(found)
-
     options = {"memo": 3600, "version": "1"}
     task = memo.wire.app.task(name="same", shared=False, offload=options)(same)
     memo.wire.app.finalize()
-    calls(task)  # warm up
-    assert calls(task) - calls(memo.plain) <= 85
+    calls_of(memo, task, numbers)  # warm up
+    assert calls_of(memo, task, numbers) - calls_of(memo, memo.plain, numbers) <= 85
+
+
+def test_python_calls_of_a_hit(memo):
+    """A hit with a large argument takes at most 128 calls of offload's functions more than a small
+    task, however large it is.
+    """
+    same = itertools.repeat(memo.wire.hook.put(ROWS))
+    calls_of(memo, memo.once, same)  # compute
+    assert calls_of(memo, memo.once, same) - calls_of(memo, memo.plain, itertools.count()) <= 128
 
 
 def test_what_memo_costs_a_task(memo, monkeypatch):
