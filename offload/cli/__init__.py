@@ -88,7 +88,11 @@ class _Commands(click.Group):
 
 
 def _offload(_ctx: click.Context, **_preload: Any) -> None:
-    """Inspect and maintain the store of large values."""
+    """Inspect and maintain the store of large values.
+
+    Name the app: celery -A proj offload COMMAND, where proj is the module or package that creates
+    it. Start with check, which sends a value to a worker and back, or doctor.
+    """
 
 
 offload = click.group(name="offload", cls=_Commands)(

@@ -45,15 +45,20 @@ SIZE = _Parsed("size", parse_size, "a size such as 500kB, 64KiB, or 1.5MB")
 def runtime_of(ctx: click.Context) -> Runtime:
     """Import the task modules of the app that ``celery -A`` names, and return its runtime.
 
-    Raises ConfigurationError if the app has no offload.
+    Raises ConfigurationError if no app is named, or it has no offload.
     """
     app = ctx.obj.app
     app.loader.import_default_modules()
     runtime = getattr(app, "_offload", None)
-    if not isinstance(runtime, Runtime):
+    if isinstance(runtime, Runtime):
+        return runtime
+    if ctx.find_root().params.get("app") is None:
+        command = ctx.command_path.rpartition(" offload ")[2]
         raise ConfigurationError(
-            f"app {app.main or 'default'!r} has no offload: name the app with -A, as in "
-            f"celery -A proj offload {ctx.command_path.rpartition(' offload ')[2]}, "
-            "and call Offload(app) in one of its modules"
+            "no app is named: name the module or package that creates your Celery app with -A, as "
+            f"in celery -A proj offload {command}"
         )
-    return runtime
+    raise ConfigurationError(
+        f"app {app.main or 'default'!r} has no offload: call Offload(app) in the module that "
+        "creates it"
+    )

@@ -56,6 +56,7 @@ def dashboard(
     these through the environment, where other users of the machine can't see them, and put a TLS
     proxy in front. The page is read-only without --allow-delete.
     """
+    runtime = runtime_of(ctx)  # without an app, nothing else matters, such as missing packages
     from offload.dashboard import Basic, Token
     from offload.dashboard import dashboard as make_dashboard
     from offload.dashboard.security import LOOPBACK
@@ -74,7 +75,7 @@ def dashboard(
             "OFFLOAD_DASHBOARD_BASIC_AUTH"
         )
     hosts = [*LOOPBACK, *allow_host] if allow_host else None
-    app = make_dashboard(runtime_of(ctx).app, auth=auth, allow_delete=allow_delete, hosts=hosts)
+    app = make_dashboard(runtime.app, auth=auth, allow_delete=allow_delete, hosts=hosts)
 
     def started(url: str) -> None:
         if as_json:
@@ -116,10 +117,10 @@ def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool
 
     The exporter reads the store at every scrape, so one per store is enough.
     """
+    runtime = runtime_of(ctx)  # without an app, nothing else matters, such as missing packages
     from offload.metrics.prometheus import serve
     from offload.metrics.storage import sums_of
 
-    runtime = runtime_of(ctx)
     sums_of(runtime.store)
     port, server = serve(runtime.store, host, port, tasks=tasks)
     url = f"http://{host}:{port}/metrics"

@@ -33,10 +33,10 @@ def inspect(ctx: click.Context, what: str, as_json: bool) -> None:
     """Describe a reference, a blob, or a task, and list its holders.
 
     WHAT is a reference (its whole text, offload:1?…), a digest (at least its first 8 digits), or
-    a task ID. Values aren't decoded, and no code runs. The preview shows the start of strings and
-    JSON, the dtype and shape of arrays, and the columns of frames, but nothing of pickles. Of a
-    task, it shows what the result backend knows, without fetching the result. The arguments of a
-    task that waits in a queue can't be looked up.
+    a task ID; the exit code is 1 if it isn't known. Values aren't decoded, and no code runs. The
+    preview shows the start of strings and JSON, the dtype and shape of arrays, and the columns of
+    frames, but nothing of pickles. Of a task, it shows what the result backend knows, without
+    fetching the result. The arguments of a task that waits in a queue can't be looked up.
     """
     runtime = runtime_of(ctx)
     described = describe(runtime, what)
@@ -44,6 +44,8 @@ def inspect(ctx: click.Context, what: str, as_json: bool) -> None:
         print_json(json_finite(described))
     else:
         _print(described)
+    if "not_known" in described:
+        ctx.exit(1)
 
 
 def _print(described: Mapping[str, Any]) -> None:

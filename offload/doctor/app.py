@@ -32,7 +32,10 @@ def settings(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("info", f"offload_mode is {known.mode}: offload {meaning} and stores nothing")
     else:
         yield Finding("ok", f"values of {human_size(known.threshold)} or more are stored")
-    limit = runtime.message_limit
+    try:
+        limit = runtime.message_limit
+    except ConfigurationError:  # there is no store, which is reported as such
+        limit = None
     if limit is not None:
         yield Finding("ok", f"messages have at most {human_size(limit.size)}")
 

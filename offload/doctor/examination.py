@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,6 +54,8 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
     except ConfigurationError as exc:
         yield Examined("settings", Finding("error", str(exc)))
         return  # nothing else can be checked
+    with suppress(ConfigurationError):  # there is no store, which is reported as such
+        runtime.app.finalize(auto=True)
     for subject, check in app.CHECKS.items():
         yield from _checked(subject, partial(check, runtime))
     yield from _checked("dependencies", app.dependencies)

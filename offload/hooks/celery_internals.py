@@ -30,6 +30,7 @@ __all__ = (
     "channel_params",
     "collected_parts",
     "collects_parts",
+    "config_source",
     "context_maker",
     "executing",
     "is_revoked",
@@ -85,6 +86,11 @@ def unpatched(owner: Any, name: str) -> Callable[..., Any]:
 def app_itself(app: Any) -> Any:
     """Return the app behind a proxy such as `celery.current_app`."""
     return app._get_current_object() if hasattr(app, "_get_current_object") else app
+
+
+def config_source(app: Any) -> Any:
+    """Return what the app is configured from: a module's name, ``module:name``, or an object."""
+    return app._config_source
 
 
 def opened_backend(app: Any) -> Any:

@@ -13,18 +13,25 @@ from typing import Any
 from urllib.parse import quote
 
 from celery import Celery
-from celery.app.backends import by_url
+from celery.app.backends import BACKEND_ALIASES, by_url
 from celery.app.defaults import DEFAULTS
 from celery.exceptions import ImproperlyConfigured
+from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import url_to_parts
 
 from offload.errors import ConfigurationError
 from offload.hooks.celery_internals import channel_params, uses_sentinel
 from offload.settings import Settings
 from offload.stores import open_store
+from offload.stores.open import check_url
 from offload.stores.protocols import Store
 
-__all__ = ("open_app_store",)
+__all__ = ("check_store", "open_app_store")
+
+_NO_STORE = (
+    "no store: neither the result backend nor the broker is Redis. Set offload_store (or "
+    "Offload(app, store=…)) to a URL such as redis://localhost:6379/2 or file:///var/lib/offload"
+)
 
 
 def open_app_store(settings: Settings, app: Celery) -> Store:
@@ -40,6 +47,30 @@ def open_app_store(settings: Settings, app: Celery) -> Store:
     return open_store(urls, tier_sizes=settings.tier_sizes, tier_options=given or None)
 
 
+def check_store(settings: Settings, app: Celery) -> None:
+    """Raise ConfigurationError if *app* certainly has no store, or one with a wrong URL.
+
+    For publishers, as they start: no driver is imported, and nothing is connected.
+    """
+    if settings.store is not None:
+        for url in (settings.store,) if isinstance(settings.store, str) else settings.store:
+            check_url(url)
+    elif settings.mode == "on" and not app.conf.task_always_eager and not _may_be_redis(app):
+        raise ConfigurationError(_NO_STORE)
+
+
+def _may_be_redis(app: Celery) -> bool:
+    """Return whether result backend or broker may be Redis, or the broker serves a test."""
+    backend = app.backend_cls or app.conf.result_backend or "disabled"
+    name = backend.partition("://")[0].partition("+")[0] if isinstance(backend, str) else ""
+    if "redis" in BACKEND_ALIASES.get(name, "redis"):
+        return True
+    with app.connection_for_write() as connection:
+        kind = connection.transport_cls
+    path = TRANSPORT_ALIASES.get(kind, "redis") if isinstance(kind, str) else "redis"
+    return "redis" in path or "memory" in path
+
+
 def _celery_store(app: Celery) -> tuple[str, dict[str, Any]]:
     """Return the URL and options of the Redis that *app* has as result backend or broker.
 
@@ -47,11 +78,7 @@ def _celery_store(app: Celery) -> tuple[str, dict[str, Any]]:
     """
     backend, broker = _backend(app), _broker(app)
     if backend is None and broker is None:
-        raise ConfigurationError(
-            "no store: neither the result backend nor the broker is Redis. Set offload_store "
-            "(or Offload(app, store=…)) to a URL such as redis://localhost:6379/2 or "
-            "file:///var/lib/offload"
-        )
+        raise ConfigurationError(_NO_STORE)
     url, options = backend or broker  # type: ignore[misc]
     # Tenants that share one Redis may have set a prefix for either alone.
     prefixes = [found[1]["global_keyprefix"] for found in (backend, broker) if found is not None]

@@ -21,6 +21,7 @@ from offload.hooks import (
     requests,
     result_meta,
     results,
+    startup,
     usercode,
 )
 from offload.hooks.celery_internals import GET_BACKEND, app_itself, opened_backend
@@ -358,3 +359,4 @@ def _install(runtime: Runtime, app: Any) -> None:
     for hooks in (execute, requests, control, usercode, direct, results, result_meta, prefetch):
         hooks.install()
     events.install()
+    startup.check_early(runtime, app)

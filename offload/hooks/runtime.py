@@ -32,7 +32,7 @@ from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.encryption.keys import Keyring, keyring_of
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, SerializationError
-from offload.hooks.default_store import open_app_store
+from offload.hooks.default_store import check_store, open_app_store
 from offload.hooks.limit import MessageLimit, message_limit
 from offload.hooks.options import TaskFacts, Tasks, effective
 from offload.hooks.paths import contains
@@ -78,7 +78,7 @@ class Runtime:
         self, extension: Any, given: Mapping[str, Any], like: Runtime | None = None
     ) -> None:
         self.extension = extension
-        self._given = given
+        self.given = given
         self._settings: Settings | None = None
         self._app: Celery | None = None
         self._contents: tuple[int, ContentStore, ContentStore] | None = None
@@ -124,7 +124,7 @@ class Runtime:
 
     def _read_settings(self) -> Settings:
         conf = self.app.conf
-        settings = Settings.read(conf, self.app.namespace, self._given)
+        settings = Settings.read(conf, self.app.namespace, self.given)
         if settings.mode != "off" and conf.task_protocol != 2:
             raise ConfigurationError(
                 f"task_protocol is {conf.task_protocol}: offload needs Celery's message protocol "
@@ -339,7 +339,12 @@ class Runtime:
 
     @cached_property
     def message_limit(self) -> MessageLimit | None:
-        """The limit on this app's messages; None if there is none."""
+        """The limit on this app's messages; None if there is none.
+
+        Its first use is the app's first message. So wrong settings are reported even if the app is
+        never finalized, as if it only sends tasks by name.
+        """
+        self.check_publisher()
         return message_limit(self.settings, self.app)
 
     def inspection_threshold(self, options: TaskOptions) -> int:
@@ -379,6 +384,13 @@ class Runtime:
         """Raise ConfigurationError if the settings or the task's options are wrong."""
         _ = self.settings
         _ = self.tasks[name]
+
+    def check_publisher(self) -> None:
+        """Raise ConfigurationError for wrong settings, or if there is no store for large values.
+
+        Imports no driver, and connects to nothing.
+        """
+        check_store(self.settings, self.app)
 
     def check_start(self) -> None:
         """Raise ConfigurationError if workers of the app must not start."""

@@ -30,7 +30,8 @@ __all__ = ("describe", "describe_content", "describe_preview", "describe_task", 
 
 _UNKNOWN = (
     "the result backend doesn't know it: it is queued or running, its result expired or isn't "
-    "stored, or there is no such task; the references in its message can't be looked up"
+    "stored, or there is no such task; the references in its message can't be looked up. Check the "
+    "ID; `celery inspect query_task` asks workers whether they have it"
 )
 _FACTS = ("name", "date_done", "worker", "queue", "retries", "parent_id")
 

@@ -38,8 +38,9 @@ def unknown_name(subject: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown *name*, with the nearest known one as a hint."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"{subject} is unknown{hint} There are: {', '.join(known) or 'none'}"
+    if near:
+        return f"{subject} is unknown; did you mean {near[0]!r}?"
+    return f"{subject} is unknown. There are: {', '.join(known) or 'none'}"
 
 
 def refuse(where: str, value: object, wanted: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -38,6 +39,7 @@ _VERIFICATIONS = ("none", "entry", "always")
 _CODES = ("off", "signed", "trusted")
 _MIN_SECRET = 16  # characters
 _MIN_MESSAGE = 4096  # bytes
+_SIMILAR = 0.9  # of names whose start is misspelled; 1 is equal
 _TIER_SIZES = (1024**2,)
 
 
@@ -293,11 +295,12 @@ class Settings(ClassSettings, NodeCacheSettings, CoreSettings):  # fields: in re
         for key in list(conf.keys()):
             name = _short(key, namespace)
             if name is None:
+                _check_similar(key, known)
                 continue
             if name not in known:
-                raise ConfigurationError(
-                    unknown_name(f"setting {key!r}", f"offload_{name}", _prefixed(known))
-                )
+                start = key[: -len(name)] if name else key  # as it is spelled, with a namespace
+                names = [f"{start}{each.upper() if key.isupper() else each}" for each in known]
+                raise ConfigurationError(unknown_name(f"setting {key!r}", key, names))
             values[name] = conf[key]
         for name in given:
             if name not in known:
@@ -329,8 +332,15 @@ def _short(key: object, namespace: str | None) -> str | None:
     return name.removeprefix("offload_") if name.startswith("offload_") else None
 
 
-def _prefixed(names: Iterable[str]) -> list[str]:
-    return [f"offload_{name}" for name in names]
+def _check_similar(key: object, known: Iterable[str]) -> None:
+    """Raise ConfigurationError for a key such as ``ofload_store``, which would be ignored."""
+    name = key.lower().removeprefix("celery_") if isinstance(key, str) else ""
+    if not isinstance(key, str) or not name.startswith("of"):
+        return
+    near = difflib.get_close_matches(name, [f"offload_{each}" for each in known], 1, _SIMILAR)
+    if near:
+        meant = key[: -len(name)] + (near[0].upper() if key.isupper() else near[0])
+        raise ConfigurationError(f"setting {key!r} is unknown; did you mean {meant!r}?")
 
 
 def _message_limit(given: Any) -> int | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from offload.errors import ConfigurationError
@@ -11,7 +12,7 @@ from offload.stores.protocols import Store
 from offload.stores.url import StoreURL, count
 from offload.text import parse_size
 
-__all__ = ("open_store", "register_scheme")
+__all__ = ("check_url", "open_store", "register_scheme")
 
 Factory = Callable[[StoreURL], Store]
 
@@ -39,6 +40,7 @@ _FACTORIES: dict[str, str | Factory] = {
     "sqlite": "offload.stores.sqlite:open_sqlite",
     "fsspec+…": "offload.stores.fsspec:open_fsspec",  # any of its protocols
 }
+_PACKAGES = {"s3": "boto3", "fsspec": "fsspec"}
 
 
 def open_store(
@@ -83,12 +85,7 @@ def open_store(
         url = urls[0]
         options = {**options, **(tier_options[0] if tier_options else {})}
     location = StoreURL(url, options)
-    base, plus, _ = location.scheme.partition("+")
-    factory = _FACTORIES.get(location.scheme) or _FACTORIES.get(f"{base}{plus}…")
-    if factory is None:
-        known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
-        what = f"{location.scheme}://" if location.scheme else "no scheme"
-        raise ConfigurationError(f"no store is known for a URL with {what}; known: {known}")
+    factory = _factory(location)
     if isinstance(factory, str):
         module, _, name = factory.partition(":")
         factory = getattr(import_module(module), name)
@@ -98,6 +95,28 @@ def open_store(
     if chunk_size is not None:
         vars(store)["chunk_size"] = chunk_size  # see chunk_size_of
     return store
+
+
+def _factory(location: StoreURL) -> str | Factory:
+    base, plus, _ = location.scheme.partition("+")
+    factory = _FACTORIES.get(location.scheme) or _FACTORIES.get(f"{base}{plus}…")
+    if factory is None:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
+        what = f"{location.scheme}://" if location.scheme else "no scheme"
+        raise ConfigurationError(f"no store is known for a URL with {what}; known: {known}")
+    return factory
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigurationError if `open_store` certainly couldn't open *url*.
+
+    Imports no driver: options are checked when the store is opened.
+    """
+    location = StoreURL(url)
+    _factory(location)
+    package = _PACKAGES.get(location.scheme.partition("+")[0])
+    if package is not None and find_spec(package) is None:
+        open_store(url)  # which says what to install
 
 
 def _chunk_size(value: Any) -> int:

@@ -415,7 +415,7 @@ def test_a_task_is_described_without_its_result(commands):
     """
     task = commands.task("give", lambda: large())
     result = task.delay()
-    waiting = commands.json("inspect", result.id)
+    waiting = commands.json("inspect", result.id, code=1)
     assert waiting["state"] == "PENDING"
     assert "is queued or running" in waiting["not_known"]
     commands.wire.work()

@@ -45,7 +45,7 @@ if len(sys.argv) > 2:
     app._offload._store = None
     app._offload._contents = None
     app._offload._settings = None
-    app._offload._given["store"] = sys.argv[2]
+    app._offload.given["store"] = sys.argv[2]
     try:
         with trace.get_tracer("test").start_as_current_span("failing"):
             take.delay(["other"] * 50_000)
