@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 __all__ = ("Page", "read_page")
 
-_FENCE = re.compile(r"^```(?P<kind>[a-z]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<kind>[a-z]*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+)
 _FILE = re.compile(r"# (?P<name>[a-z_]+\.py)\n")
 
 
@@ -32,7 +35,7 @@ def read_page(path: Path) -> Page:
     for block in _FENCE.finditer(text):
         if block["kind"] != "python":
             continue
-        code = block["code"]
+        code = dedent(block["code"])
         if named := _FILE.match(code):
             page.files[named["name"]] = code
         else:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from offload.settings import Settings
 from tests.docs.snippets import read_page
 from tests.support import forkserver
 from tests.support.processes import environment, start_worker
@@ -42,18 +39,6 @@ def test_the_snippets_of_a_page_run(path: Path, redis: Server, tmp_path: Path) -
             if (output := _run(_on(code, where), tmp_path)) is not None
         ]
     assert not failed, "\n".join(failed)
-
-
-def test_the_table_of_settings_is_complete_and_correct() -> None:
-    """The page of settings lists every setting with its default."""
-    row = re.compile(r"^\| `offload_(\w+)` \| (.+?) \|", re.MULTILINE)
-    rows = dict(row.findall((ROOT / "docs/reference/settings.md").read_text()))
-    defaults = Settings()
-    assert list(rows) == [field.name for field in fields(Settings)]
-    described = {"store", "retry", "secret"}
-    for name in rows.keys() - described:
-        shown = rows[name].strip("`").replace('"', "'")
-        assert shown == repr(getattr(defaults, name)), name
 
 
 def _on(code: str, where: str) -> str:
