@@ -150,7 +150,7 @@ def _sender(app: Celery, value: Any) -> Callable[[], int]:
 
 def _reader(app: Celery, value: Any) -> Callable[[], Any]:
     ref: Ref[Any] = app.offload.put(value)
-    content = app.offload.content
+    content = app.offload._runtime.content
 
     def read() -> Any:
         return content.open(ref.wire).get()

@@ -57,7 +57,7 @@ def _read(servers: Setting, scale: Scale, judge: Judge, folder: Path) -> None:
     used: dict[str, list[float]] = {name: [] for name in found}
 
     def measure(offload: Any) -> tuple[float, float]:
-        opened = offload.content.open(ref.wire)
+        opened = offload._runtime.content.open(ref.wire)
         gc.collect()
         value = []
         read = timed(lambda: value.append(opened.get()))
@@ -143,7 +143,7 @@ def _reader(pipe: Any, urls: dict[str, str], folder: str, size: int, wire: str) 
             pipe.send(None)
         else:
             if question == "read":
-                value = app.offload.content.open(wire).get()
+                value = app.offload._runtime.content.open(wire).get()
             pipe.send(float(value.sum()))
     pipe.send(None)
 

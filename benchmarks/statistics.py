@@ -58,7 +58,7 @@ def run(scale: Scale, judge: Judge) -> None:
 def _app(url: str, counters: Counters, interval: float) -> Celery:
     app = Celery("counting", broker="memory://", set_as_current=False)
     app.offload = Offload(app, store=url, cache="off", stats_interval=interval)
-    app.offload.counters = counters
+    app.offload._runtime.counters = counters
     app.task(_take, name="take")
     return app
 
@@ -76,7 +76,7 @@ def _cost(url: str, scale: Scale, judge: Judge) -> None:
         return lambda: app.amqp.create_task_message("an-id", "take", (value,), {})
 
     def resolve(app: Celery) -> Callable[[], Any]:
-        return lambda: app.offload.content.open(ref.wire).get()
+        return lambda: app.offload._runtime.content.open(ref.wire).get()
 
     for what, make in (("publishing", publish), ("resolving", resolve)):
         ways = {way: make(app) for way, app in apps.items()}

@@ -71,14 +71,11 @@ class Offload:
             loaded, else at the first publish and when a worker starts.
     """
 
-    _given: dict[str, Any]
-    _latest: Runtime
-    _serves_several: bool
-
     def __init__(self, app: Celery | None = None, **settings: Any) -> None:
         Settings.read({}, None, settings)
-        own = {"_given": settings, "_latest": Runtime(self, settings), "_serves_several": False}
-        vars(self).update(own)
+        self._given: Mapping[str, Any] = settings
+        self._latest = Runtime(self, settings)
+        self._serves_several = False
         if app is not None:
             self.init_app(app)
 
@@ -101,26 +98,17 @@ class Offload:
         runtime.connect(app)
         _install(runtime, app)
         if runtime is not latest:
-            vars(self).update(_serves_several=True, _latest=runtime)
+            self._serves_several, self._latest = True, runtime
 
     @property
     def _runtime(self) -> Runtime:
         """The runtime of the app that the call is for."""
-        latest: Runtime = self._latest
         if self._serves_several:
             for app in (getattr(current_task, "app", None), current_app):
                 runtime = getattr(app, "_offload", None)
                 if isinstance(runtime, Runtime) and runtime.extension is self:
                     return runtime
-        return latest
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_latest" not in vars(self):
-            raise AttributeError(name)
-        return getattr(self._runtime, name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        setattr(self._runtime, name, value)
+        return self._latest
 
     def __reduce__(self) -> Any:
         """Unpickle as the Offload of the reading app, for example in shipped classes."""

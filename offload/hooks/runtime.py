@@ -220,7 +220,7 @@ class Runtime:
         return self._store
 
     def __reduce__(self) -> Any:
-        """Unpickle as the runtime of the reading app, for example in shipped classes."""
+        """Unpickle as the Offload of the reading app, for example in shipped classes."""
         return _current, ()
 
     # -- for the hooks
@@ -426,9 +426,8 @@ def results_as_refs() -> Iterator[None]:
         reading_as_refs.reset(token)
 
 
-def _current() -> Runtime:
-    runtime: Runtime = own_app()._offload  # noqa: SLF001 (set by offload)
-    return runtime
+def _current() -> Any:
+    return own_app()._offload.extension  # noqa: SLF001 (set by offload)
 
 
 def redelivery_time(conf: Any) -> float:

@@ -299,9 +299,9 @@ def test_code_gets_the_app_of_the_process_that_loads_it(app, defined):
     def add(a, b):
         return a - b
 
-    worker.offload._store = store
+    worker.offload._runtime._store = store
     head = [memoryview(bytearray(view)) for view in payload.buffers]
-    value = worker.offload.content.serializers.decode("tree", payload.head, head)
+    value = worker.offload._runtime.content.serializers.decode("tree", payload.head, head)
     assert value.run() == ("worker", None, None, "shop.add", True, "CacheBackend", True, True)
     worker.close()
 

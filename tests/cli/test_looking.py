@@ -311,7 +311,7 @@ def test_a_changed_reference_is_refused(commands):
 @in_memory
 def test_a_value_within_its_reference_is_shown(commands):
     """A value contained in its reference is in no store."""
-    content = commands.hook.content
+    content = commands.hook._runtime.content
     ref = content.writer.inline_ref(content.writer.serialize((1, 2), "json"))
     found = commands.json("inspect", ref.wire)
     assert (found["digest"], found["inline"]) == (None, True)
@@ -398,7 +398,7 @@ def test_a_pickle_that_the_app_does_not_accept_is_not_decoded(commands, tmp_path
     mark = tmp_path / "mark"
     ref = commands.hook.put([Payload(mark)] * 10)
     commands.wire.app.conf.accept_content = ["json"]
-    commands.hook._contents = None
+    commands.hook._runtime._contents = None
     assert "does not accept" in commands.run(
         "get", ref.wire, "-o", str(tmp_path / "no"), "--decode", code=1
     )

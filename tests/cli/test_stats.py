@@ -216,7 +216,7 @@ def test_an_hour_that_is_not_kept_is_refused(command):
 def test_a_store_without_statistics():
     """A third-party store without statistics is reported."""
     wire = make_wire()
-    wire.hook._store = SimpleNamespace(url="theirs://")
+    wire.hook._runtime._store = SimpleNamespace(url="theirs://")
     context = CLIContext(wire.app, True, None)
     done = CliRunner().invoke(offload, ["stats"], obj=context)
     assert done.exit_code == 1

@@ -95,7 +95,7 @@ def test_a_tier_behind_one_with_pins():
     exist.
     """
     hook = make_wire(watch=False).hook
-    hook._store = Tiered(hook.store, open_store(URL))
+    hook._runtime._store = Tiered(hook.store, open_store(URL))
     refused = lifecycle(hook)
     assert refused.exit_code == 1
     assert "add --no-pins if Offload.pin is never used" in refused.output
@@ -110,7 +110,7 @@ def test_a_tier_behind_one_with_pins():
 def test_no_rule_for_a_catalog():
     """As long as a catalog names anything, no rule is written: it would delete that by age."""
     hook = make_wire(watch=False).hook
-    hook._store = Tiered(hook.store, open_store(URL))
+    hook._runtime._store = Tiered(hook.store, open_store(URL))
     catalog = Catalog(hook.store.tiers[0])
     catalog.save("model", "x" * 2000)
     refused = lifecycle(hook, "--no-pins")
@@ -123,7 +123,7 @@ def test_no_rule_for_a_catalog():
 def test_several_buckets_are_asked_for_by_name():
     """Of several buckets, one must be named, because a configuration is for one bucket."""
     hook = make_wire().hook
-    hook._store = Tiered(open_store(URL), open_store(URL.replace("buck", "other")))
+    hook._runtime._store = Tiered(open_store(URL), open_store(URL.replace("buck", "other")))
     assert "add --bucket buck" in lifecycle(hook).output
     assert "not third" in lifecycle(hook, "--bucket", "third").output
     assert rule_of(json.loads(lifecycle(hook, "--bucket", "other", "--json").stdout))

@@ -66,7 +66,7 @@ def test_every_kind_of_store_has_the_option(kind, tmp_path, redis):
             ref = hook.put(value)
             assert hook.get(ref) == value
             other = hook_of(url, secret="of sixteen characters")
-            digests = other.content.holds.digests(other.content.open(ref.wire))
+            digests = other._runtime.content.holds.digests(other._runtime.content.open(ref.wire))
             assert len(digests) == (1 if size < 100 * KIB else -(-size // (100 * KIB - 64)) + 1)
             stored = [len(bytes(blob)) for blob in hook.store.blobs.get(digests, 1 << 23)]
             assert max(stored) <= 100 * KIB

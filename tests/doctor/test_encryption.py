@@ -36,7 +36,7 @@ def found(hook):
     """Return level and text of each finding about encryption."""
     return [
         (each.finding.level, each.finding.what)
-        for each in examine(hook)
+        for each in examine(hook._runtime)
         if each.subject == "encryption"
     ]
 

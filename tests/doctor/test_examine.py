@@ -37,7 +37,7 @@ def found(hook, *levels):
     levels = levels or ("info", "warning", "error")
     return [
         f"{each.subject}: {each.finding.what}"
-        for each in examine(hook)
+        for each in examine(hook._runtime)
         if each.finding.level in levels
     ]
 
@@ -45,7 +45,7 @@ def found(hook, *levels):
 def of_store(store, *levels):
     """Return the findings about a store object."""
     _, hook = make_app()
-    hook._store = store
+    hook._runtime._store = store
     return found(hook, *levels)
 
 
@@ -188,7 +188,7 @@ def test_a_small_node_cache(tmp_path):
 def test_unsigned_code_is_reported():
     """Loading unsigned code is reported: anybody with access to the store could run code."""
     _, hook = make_app(code="trusted")
-    hook._store = Watched()
+    hook._runtime._store = Watched()
     assert [text.partition(":")[0] for text in found(hook, "warning", "error")] == ["classes"]
 
 
@@ -209,7 +209,7 @@ def test_an_expiring_key_is_reported(days, message):
 def test_a_registered_class_that_is_not_in_the_store_is_reported():
     """A registered class is reported as untracked until it is pushed."""
     _, hook = make_app(code="trusted")
-    hook._store = Watched()
+    hook._runtime._store = Watched()
 
     @hook.classes.register
     class Registered:
@@ -299,7 +299,7 @@ def test_each_tier_is_checked(tmp_path):
     _, hook = make_app(store=f"fsspec+file://{tmp_path}/remote")
     lower = hook.store
     assert len(found(hook, "error")) == 2  # alone it can't be used
-    hook._store = Tiered(Watched(), lower)
+    hook._runtime._store = Tiered(Watched(), lower)
     assert found(hook, "error") == []
     written = [each for each in found(hook, "ok") if "a blob was written" in each]
     assert [each.partition(": ")[0] for each in written] == ["memory://", lower.url]
@@ -463,7 +463,7 @@ def test_s3_without_conditional_requests():
         assert len(errors) == 2  # pointers and leases
         assert all("ignores conditions (If-None-Match, If-Match)" in each for each in errors)
         assert any("ignores If-Match on deletions" in each for each in warnings)
-        hook._store = Tiered(Watched(), hook.store)
+        hook._runtime._store = Tiered(Watched(), hook.store)
         assert found(hook, "error") == []
         assert any("ignores If-Match on deletions" in each for each in found(hook, "warning"))
 

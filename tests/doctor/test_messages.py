@@ -23,8 +23,8 @@ BIG = list(range(2000))
 def wire():
     wire = make_wire(watch=False, conf={"result_expires": DAY})
     wire.clock = FakeClock()
-    wire.hook._store = MemoryStore(clock=wire.clock)
-    set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
+    wire.hook._runtime._store = MemoryStore(clock=wire.clock)
+    set_clock(wire.hook._runtime.content, lambda: 1e9 + wire.clock())
 
     @wire.app.task(name="echo", shared=False)
     def echo(value):
@@ -40,20 +40,22 @@ def test_a_message_that_waits_too_long_is_found(wire):
     wire.clock.advance(DAY)
     wire.echo.delay([*BIG, 2])
     wire.clock.advance(4.2 * DAY)
-    assert expiring_messages(wire.hook).count == 0
+    assert expiring_messages(wire.hook._runtime).count == 0
     wire.clock.advance(DAY / 4)
-    found = expiring_messages(wire.hook)
+    found = expiring_messages(wire.hook._runtime)
     assert found.count == 1
     assert found.holder.startswith(f"task:{first.id}+")
     assert found.left == pytest.approx(1.55 * DAY, abs=120)
     wire.clock.advance(DAY)
-    assert expiring_messages(wire.hook).count == 2
-    (report,) = (f for f in map(finding_of, examine(wire.hook)) if "messages have" in f.what)
+    assert expiring_messages(wire.hook._runtime).count == 2
+    (report,) = (
+        f for f in map(finding_of, examine(wire.hook._runtime)) if "messages have" in f.what
+    )
     assert report.level == "warning"
     assert report.what.startswith("2 messages have waited for most of their retention")
     assert f"task {first.id}, expire in 13.2 h" in report.what
     wire.work()
-    assert expiring_messages(wire.hook).count == 0
+    assert expiring_messages(wire.hook._runtime).count == 0
 
 
 def test_messages_that_expire_soon_are_not_reported(wire):
@@ -69,11 +71,13 @@ def test_messages_that_expire_soon_are_not_reported(wire):
     wire.clock.advance(6 * DAY)
     wire.echo.delay([*BIG, 5])
     wire.echo.apply_async(([*BIG, 2],), offload={"retention": 3600})
-    assert expiring_messages(wire.hook).count == 0
+    assert expiring_messages(wire.hook._runtime).count == 0
 
 
 def test_without_hold_tracking_nothing_is_known(tmp_path):
     """Without hold tracking, waiting messages are unknown."""
     wire = make_wire(store=f"file://{tmp_path}")
-    assert expiring_messages(wire.hook).count == 0
-    assert not [each for each in examine(wire.hook) if "messages have" in each.finding.what]
+    assert expiring_messages(wire.hook._runtime).count == 0
+    assert not [
+        each for each in examine(wire.hook._runtime) if "messages have" in each.finding.what
+    ]

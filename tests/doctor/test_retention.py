@@ -102,11 +102,11 @@ def test_a_rule_outlasts_every_lifetime(
     for call in calls(wire, task, delay, delay / 2):
         call()
     if expires is not None:
-        found = retention_requirements(wire.hook, delay=delay, retention=None)
+        found = retention_requirements(wire.hook._runtime, delay=delay, retention=None)
     else:  # the operator says for how long results are read
         with pytest.raises(ConfigurationError, match="result_expires"):
-            retention_requirements(wire.hook, delay=delay)
-        found = retention_requirements(wire.hook, delay=delay, retention=given_retention)
+            retention_requirements(wire.hook._runtime, delay=delay)
+        found = retention_requirements(wire.hook._runtime, delay=delay, retention=given_retention)
         asked = [ttl for ttl in asked if ttl < 9 * 365 * DAY]  # all but the results
     client = S3Client(lambda records: None, bucket="b", url="s3://b")
     s3 = S3Store(client, skew=skew, ahead=ahead)
@@ -127,11 +127,13 @@ def test_a_rule_outlasts_lifetimes_in_a_lower_tier():
     delay = DAY / 10
     with moto_s3(clock, ahead=1) as s3:
         store = TieredStore(MemoryStore(clock=clock), [s3], [1000], small=1, clock=clock)
-        wire.hook._store = store
+        wire.hook._runtime._store = store
         for call in calls(wire, task, delay, delay / 2):
             call()
             clock.advance(DAY)  # so that some lifetimes are extended
-        life = s3.blobs.life(longest_ttl(retention_requirements(wire.hook, delay=delay)[0].seconds))
+        life = s3.blobs.life(
+            longest_ttl(retention_requirements(wire.hook._runtime, delay=delay)[0].seconds)
+        )
         client = s3.client
         keys = [entry["Key"] for page in client.pages("blobs") for entry in page]
         report = [client.ask("head_object", Key=key)[1]["Metadata"] for key in keys]
@@ -149,7 +151,7 @@ def test_each_requirement_has_a_reason():
     app = make_app(result_expires=5000)
     hook = Offload(app, retention=100, grace=10)
     app.task(name="long", shared=False, offload={"retention": 300})(same)
-    found = retention_requirements(hook, delay=1, retention=200)
+    found = retention_requirements(hook._runtime, delay=1, retention=200)
     assert [(need.seconds, need.why) for need in found] == [
         (5000, "result_expires"),
         (311, "retention of task long"),
@@ -163,10 +165,10 @@ def test_results_that_are_not_stored_need_nothing():
     """If no task stores results by reference, results that never expire don't matter."""
     app = make_app(result_expires=None)
     hook = Offload(app, retention=100, grace=10, results=False)
-    assert retention_requirements(hook)[0].why == "offload_retention"
+    assert retention_requirements(hook._runtime)[0].why == "offload_retention"
     app.task(name="one", shared=False, offload={"results": True})(same)
     with pytest.raises(ConfigurationError, match="result_expires"):
-        retention_requirements(hook)
+        retention_requirements(hook._runtime)
 
 
 @pytest.mark.parametrize(
@@ -182,20 +184,20 @@ def test_days_are_whole_and_one_more(life, days):
 def test_pins_are_reported():
     """A pinned value is needed forever; a store without holds can't have pins."""
     hook = make_wire().hook
-    assert not has_pins(hook)
+    assert not has_pins(hook._runtime)
     hook.pin(hook.put(BIG), "model")
-    assert has_pins(hook)
+    assert has_pins(hook._runtime)
     hook.unpin("model")
-    assert not has_pins(hook)
+    assert not has_pins(hook._runtime)
 
 
 def test_a_catalog_is_reported():
     """What a catalog names is needed until it is removed, so no lifecycle rule suits it."""
     hook = make_wire().hook
-    assert not has_catalog(hook)
+    assert not has_catalog(hook._runtime)
     catalog = Catalog(hook.store)
     catalog.save("model", BIG)
-    assert has_catalog(hook)
-    assert _longest(hook) == math.inf
+    assert has_catalog(hook._runtime)
+    assert _longest(hook._runtime) == math.inf
     catalog.remove("model")
-    assert not has_catalog(hook)
+    assert not has_catalog(hook._runtime)

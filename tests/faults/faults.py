@@ -74,7 +74,7 @@ class Setup:
             worker.kill()
         gc.collect()  # results unsubscribe when they are collected, which needs their server
         for app in self._apps:
-            if app.stowaway is not None and app.stowaway._store is not None:
+            if app.stowaway is not None and app.stowaway._runtime._store is not None:
                 app.stowaway.store.close()
             apps.close(app)
         self._apps.clear()

@@ -154,16 +154,16 @@ def test_an_unreachable_store(setup, fault):
     """After its retries, `.delay()` raises StoreUnavailable, also a kombu OperationalError, with
     task, argument, and store, within bounded time; nothing is sent.
     """
-    _ = setup.offload.content.signing.keys
+    _ = setup.offload._runtime.content.signing.keys
     with redis_server() as server:
         app = setup.app
         if fault == "stopped":
             app = setup.publisher(store=f"{server.url}?socket_timeout=0.5")
-            _ = app.stowaway.content.signing.keys
+            _ = app.stowaway._runtime.content.signing.keys
             server.stop()
         elif fault == "cut":
             app = setup.publisher(compression="none")
-            _ = app.stowaway.content.signing.keys
+            _ = app.stowaway._runtime.content.signing.keys
             setup.proxy.cut_after(10_000)  # during the upload
         else:
             getattr(setup.proxy, fault)()
@@ -194,7 +194,7 @@ def test_a_store_that_was_never_reached(setup):
 def test_publishing_continues_when_the_store_is_back(setup):
     """If the store comes back during the retries, publishing succeeds with a delay."""
     app = setup.publisher(retry={"max_retries": 50, "interval_start": 0.05, "interval_max": 0.1})
-    _ = app.stowaway.content.signing.keys
+    _ = app.stowaway._runtime.content.signing.keys
     setup.proxy.refuse()
     counters = app.stowaway.counters
     result = []
@@ -242,7 +242,7 @@ def test_inline_values_that_json_cannot_serialize(setup, forgiving):
     assert list(setup.body()[0][0]) == ["__offload__"]
     assert forgiving.stowaway.counters.snapshot()["outage_inline"] == 1
     wire = setup.body()[0][0]["__offload__"]
-    assert forgiving.stowaway.content.open(wire).get() == value
+    assert forgiving.stowaway._runtime.content.open(wire).get() == value
 
 
 @pytest.mark.parametrize("items", (10_000, 300_000))
@@ -254,7 +254,7 @@ def test_arrays_are_inline_up_to_the_limit(setup, items):
     setup.proxy.refuse()
     setup.task("size", publisher).delay(np.arange(items))
     wire = setup.body()[0][0]["__offload__"]
-    assert len(publisher.stowaway.content.open(wire).get()) == items
+    assert len(publisher.stowaway._runtime.content.open(wire).get()) == items
 
 
 def test_without_a_key_an_array_cannot_be_inline(setup):
@@ -281,7 +281,7 @@ def test_an_outage_during_the_upload_leaves_no_message(setup):
     """
     values = [chr(97 + i) * 30_000 for i in range(3)]
     app = setup.publisher(compression="none", retry={"max_retries": 0})
-    _ = app.stowaway.content.signing.keys
+    _ = app.stowaway._runtime.content.signing.keys
     for cut in (100, 20_000, 45_000, 80_000):
         setup.stored.delete(*setup.blobs(), "none")
         app.stowaway.store.close()
@@ -298,7 +298,7 @@ def test_an_outage_during_the_upload_leaves_no_message(setup):
 def test_leftovers_expire(setup):
     """Values uploaded for a message that was never sent expire."""
     app = setup.publisher(compression="none", retry={"max_retries": 0}, retention=60)
-    _ = app.stowaway.content.signing.keys
+    _ = app.stowaway._runtime.content.signing.keys
     app.stowaway.store.close()  # the fault uses up no connection of the pool
     setup.proxy.cut_after(45_000)
     with pytest.raises(StoreUnavailable):
@@ -332,7 +332,7 @@ def test_a_read_only_store(setup):
     """A replica that refuses writes raises StoreUnavailable, which says that it is one."""
     with redis_server() as replica:
         app = setup.publisher(store=replica.url)
-        _ = app.stowaway.content.signing.keys
+        _ = app.stowaway._runtime.content.signing.keys
         from tests.support.servers import redis_client
 
         with redis_client(replica) as client:
@@ -369,6 +369,6 @@ def test_passwords_are_not_shown(setup, guarded, caplog):
         setup.task("size", right).delay(BIG + "x")
     shown += [str(error.value), repr(vars(error.value)), caplog.text]
     hook = right.stowaway
-    shown += [repr(hook), repr(hook.settings), repr(hook.store), repr(hook.content)]
+    shown += [repr(hook), repr(hook.settings), repr(hook.store), repr(hook._runtime.content)]
     for text in shown:
         assert PASSWORD not in text, text

@@ -161,7 +161,7 @@ def test_credentials_that_are_refused(throttled, s3_proxy):
 def test_publishing_without_the_store(throttled, s3_proxy, fault):
     """Publishing raises StoreUnavailable in the end, and nothing is sent."""
     app = throttled.publisher(store=throttled.through, conf={"task_default_queue": "nowhere"})
-    _ = app.stowaway.content.signing.keys
+    _ = app.stowaway._runtime.content.signing.keys
     s3_proxy.fail(fault, "PUT", times=10_000, within="/blobs/")
     with pytest.raises(StoreUnavailable, match="task 'size', value:") as caught:
         throttled.task("size", app).delay(big())

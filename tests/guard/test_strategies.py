@@ -104,7 +104,7 @@ def wire():
 def made_by(wire, tracer):
     """Make the app's tasks use *tracer*, like a pool that replaces Celery's."""
     for task in wire.app.tasks.values():
-        hooks.guard(wire.hook, task)
+        hooks.guard(wire.hook._runtime, task)
         task.__trace__ = tracer(task)
 
 
@@ -164,12 +164,12 @@ def test_references_in_objects_that_only_the_strategy_knows(wire):
     """
     task = wire.app.tasks["length"]
     task.Strategy = "somebody:strategy"
-    hooks.guard(wire.hook, task)
+    hooks.guard(wire.hook._runtime, task)
     ref = wire.hook.put(BIG)
     data = {"__type__": "offload", "__value__": "offload:1?n=1&m=" + "0" * 32}
     seen = []
     task.run = hooks._guarded_run(
-        wire.hook, task, lambda value: seen.append(value.inner["deep"][0])
+        wire.hook._runtime, task, lambda value: seen.append(value.inner["deep"][0])
     )
     for given in (ref, ref.__json__(), data):
         task(Opaque(given))
@@ -182,7 +182,7 @@ def test_arguments_that_cannot_be_searched(wire):
     """
     task = wire.app.tasks["length"]
     task.Strategy = "somebody:strategy"
-    hooks.guard(wire.hook, task)
+    hooks.guard(wire.hook._runtime, task)
     with pytest.raises(ConfigurationError, match="task 'length' has its own Strategy"):
         task(lambda: None)
     assert wire.entered == []

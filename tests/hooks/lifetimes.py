@@ -95,11 +95,11 @@ def lifetimes_machine(
                     "result_chord_join_timeout": 0.01,  # results may be forgotten before
                 },
             )
-            self.wire.hook._store = self.setup.store
-            self.wire.hook.part(Releaser).submit = self._release_now  # type: ignore[method-assign]
-            self.wire.hook.part(Releaser).flush_soon = lambda: None  # type: ignore[method-assign]
+            self.wire.hook._runtime._store = self.setup.store
+            self.wire.hook._runtime.part(Releaser).submit = self._release_now  # type: ignore[method-assign]
+            self.wire.hook._runtime.part(Releaser).flush_soon = lambda: None  # type: ignore[method-assign]
             self.wire.hook._runtime.is_worker = True  # so releases wait for other requests
-            self.wire.hook.part(
+            self.wire.hook._runtime.part(
                 Renewer
             )._running.get()._thread = threading.current_thread()  # no others
             self.model = Model()
@@ -118,7 +118,7 @@ def lifetimes_machine(
             self.current_app = _state._tls.current_app
             app.set_current()  # Celery finds the app of signatures nested in a canvas by it
             trace.build_tracer(self.work.name, app.tasks[self.work.name], app=app)  # as in a worker
-            encode = self.wire.hook.content.serializers.encode
+            encode = self.wire.hook._runtime.content.serializers.encode
             self.digests = {
                 key: [str(d) for d in pack(encode(value, "json")).digests]
                 for key, value in VALUES.items()
@@ -129,10 +129,10 @@ def lifetimes_machine(
         def _process(self) -> Any:
             """Return the state of another process of the app."""
             hook = self.wire.hook
-            hook._contents = None
-            set_clock(hook.content, lambda: 1e9 + self.model.now)
-            hook.content.reader._retrying._sleep = lambda _: None
-            return hook._contents
+            hook._runtime._contents = None
+            set_clock(hook._runtime.content, lambda: 1e9 + self.model.now)
+            hook._runtime.content.reader._retrying._sleep = lambda _: None
+            return hook._runtime._contents
 
         # -- rules
 
@@ -257,8 +257,8 @@ def lifetimes_machine(
         @invariant()
         def exactly_needed_blobs_are_stored(self) -> None:
             counts["steps"] += 1
-            self.wire.hook.content.holds.release_deferred()  # what no request has carried
-            self.wire.hook._contents = next(self.processes)
+            self.wire.hook._runtime.content.holds.release_deferred()  # what no request has carried
+            self.wire.hook._runtime._contents = next(self.processes)
             model, lives = self.model, self._lives()
             by_age = not self.setup.store.blobs.tracks_holds
             missing = model.needed() - set(lives)
@@ -392,7 +392,7 @@ def lifetimes_machine(
             for span in (0.0, *[0.37 * HOUR] * 12):
                 self.setup.advance(span)
                 self.model.now += span
-                self.wire.hook.part(Renewer).renew_due()
+                self.wire.hook._runtime.part(Renewer).renew_due()
                 if sent.until - GRACE <= self.model.now or (sent.may_be_released and not span):
                     for key in sent.carried:
                         self._hold(sent.holder, key, 1.5 * GRACE)
@@ -456,7 +456,7 @@ def lifetimes_machine(
             self._collect()  # error callbacks of a chord with a revoked part
 
         def _release_now(self, wires: Any, name: str, _delivery_info: Any) -> None:
-            release(self.wire.hook, map(Ref.unbound, wires), name)
+            release(self.wire.hook._runtime, map(Ref.unbound, wires), name)
 
         def _deliverable(self) -> list[Sent]:
             """Return messages whose values must be stored: not run yet, or run within the last

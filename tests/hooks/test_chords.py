@@ -28,9 +28,9 @@ def wire(request, valkey, monkeypatch):
     monkeypatch.setattr(_state._tls, "current_app", wire.app)
     monkeypatch.setattr(wire.app.backend, "add_pending_result", lambda result, **_: result)
     wire.clock = FakeClock()
-    wire.hook._store = MemoryStore(clock=wire.clock)
-    set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
-    wire.hook.clock = lambda: 1e9 + wire.clock()
+    wire.hook._runtime._store = MemoryStore(clock=wire.clock)
+    set_clock(wire.hook._runtime.content, lambda: 1e9 + wire.clock())
+    wire.hook._runtime.clock = lambda: 1e9 + wire.clock()
 
     @wire.app.task(name="part", shared=False)
     def part(number):
@@ -71,17 +71,17 @@ def test_early_parts_last_as_long_as_the_chord(wire, kind):
         wire.execute(message)
         if n % 2 or kind != "chains":
             wire.clock.advance(0.9 * DAY)
-        wire.hook._contents = None  # another process
-        set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
+        wire.hook._runtime._contents = None  # another process
+        set_clock(wire.hook._runtime.content, lambda: 1e9 + wire.clock())
         if n % 3 == 0:
-            wire.hook.part(PartKeeper)._extended.clear()
+            wire.hook._runtime.part(PartKeeper)._extended.clear()
     assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))
     assert holders(wire) <= {"result"}
 
 
 def test_early_parts_expire_without_the_extension(wire, monkeypatch):
     """Without the extension the results would expire."""
-    monkeypatch.setattr(wire.hook.part(PartKeeper), "_extend", lambda *_: None)
+    monkeypatch.setattr(wire.hook._runtime.part(PartKeeper), "_extend", lambda *_: None)
     chord(HEADERS["results that are stored"](wire))(wire.total.s())
     for _ in range(PARTS):
         wire.execute(wire.take())
@@ -92,7 +92,9 @@ def test_early_parts_expire_without_the_extension(wire, monkeypatch):
 
 def test_a_quick_chord_costs_nothing(wire, monkeypatch):
     """Parts that return quickly ask neither Redis nor the store about other parts."""
-    monkeypatch.setattr(wire.hook.part(PartKeeper), "_extend", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(
+        wire.hook._runtime.part(PartKeeper), "_extend", lambda *_: pytest.fail("asked")
+    )
     result = chord(HEADERS["results that are stored"](wire))(wire.total.s())
     wire.work()
     assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))

@@ -63,7 +63,7 @@ def test_it_sweeps(tmp_path, dry_run):
     clock.advance(60)
     app = make_app(task_always_eager=True)
     hook = Offload(app, threshold=0)
-    hook._store = store
+    hook._runtime._store = store
     done = app.tasks["offload.gc"].apply(kwargs={"dry_run": dry_run}).get()
     assert (done["count"], done["dry_run"]) == (3, dry_run)
     assert len(list(store.sweep(dry_run=True))) == (3 if dry_run else 0)

@@ -494,7 +494,7 @@ def test_operators_see_failures_and_progress_as_values():
     failed = wire.app.tasks["fail"].delay("message")
     wire.work()
     before = fetched(wire)
-    found = [describe_task(wire.hook, each.id)["result_ref"] for each in (going, failed)]
+    found = [describe_task(wire.hook._runtime, each.id)["result_ref"] for each in (going, failed)]
     assert [(each.type, each.size > 5000) for each in found] == [
         ("list", True),
         ("ValueError", True),

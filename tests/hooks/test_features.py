@@ -594,7 +594,7 @@ def test_a_message_for_another_store(theirs, setting, serializer):
     here.execute(message)
     error = here.app.AsyncResult(message.headers["id"]).result
     assert isinstance(error, InvalidRef)
-    known = [each.hook.content.signing.keys.fingerprints[0] for each in (there, here)]
+    known = [each.hook._runtime.content.signing.keys.fingerprints[0] for each in (there, here)]
     assert "theirs {}, ours {}".format(*known) in str(error)
     assert setting in str(error)
 
@@ -741,9 +741,9 @@ def test_a_naive_eta_is_taken_in_the_latest_zone(wire, tasks, days):
     """A value for a naive ETA is held until that time in the westernmost time zone."""
     now = datetime.now(timezone.utc).replace(tzinfo=None)
     tasks.echo.apply_async((BIG,), eta=now + timedelta(days=days))
-    ref = wire.hook.content.open(wire_text(wire.sent[-1][1][0][0]))
+    ref = wire.hook._runtime.content.open(wire_text(wire.sent[-1][1][0][0]))
     kept = ref.until - ref.created
-    assert kept >= timedelta(days=days, hours=12).total_seconds() + wire.hook.retention
+    assert kept >= timedelta(days=days, hours=12).total_seconds() + wire.hook._runtime.retention
 
 
 @pytest.mark.parametrize("serializer", ("json", "pickle", "yaml", "msgpack"))
@@ -842,7 +842,7 @@ def test_an_absurd_delay_holds_nothing_for_longer(tasks, wire, option, when, emb
         with contextlib.suppress(Exception):  # it is Celery's to refuse
             tasks.echo.apply_async((BIG,), **{option: when})
     ttls = [info.ttl for info in wire.hook.store.blobs.scan()]
-    assert max(ttls, default=0) < 2 * wire.hook.retention + wire.hook.grace + 3600
+    assert max(ttls, default=0) < 2 * wire.hook._runtime.retention + wire.hook._runtime.grace + 3600
 
 
 def test_a_steps_eta_adds_to_how_long_its_values_are_held(tasks, wire):
@@ -904,7 +904,7 @@ def test_references_in_shared_and_cyclic_structures():
     cyclic += [cyclic, cyclic, ref]
     assert wire.run(depth, doubled) == [100, True]
     assert wire.run(depth, cyclic) == [0, True]
-    assert max(info.ttl for info in wire.hook.store.blobs.scan()) > wire.hook.grace
+    assert max(info.ttl for info in wire.hook.store.blobs.scan()) > wire.hook._runtime.grace
 
 
 @pytest.mark.parametrize("native", ("json", "msgpack", "yaml"))

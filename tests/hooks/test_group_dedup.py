@@ -190,7 +190,7 @@ def stamps_sent(tasks_of, *, plain, conf=()):
         while message := queue.get(no_ack=True):
             rows = message.decode()[0][0]
             text = wire_text(rows)
-            sent.append((rows if text is None else hook.content.open(text).get())["stamp"])
+            sent.append((rows if text is None else hook._runtime.content.open(text).get())["stamp"])
     return sent
 
 

@@ -235,7 +235,7 @@ def received(wire, tasks, monkeypatch):
     """
     released = []
     monkeypatch.setattr(
-        wire.hook.part(Releaser), "submit", lambda _, name, __: released.append(name)
+        wire.hook._runtime.part(Releaser), "submit", lambda _, name, __: released.append(name)
     )
     wire.run(tasks.size, [])  # the first task that a worker registers guards its requests
 
@@ -347,7 +347,7 @@ def test_a_message_holds_as_long_as_it_may_wait(wire, tasks, options, seconds):
 def test_the_grace_covers_a_second_delivery():
     """Released values also live for the broker's visibility timeout."""
     wire = make_wire(grace=HOUR, conf={"broker_transport_options": {"visibility_timeout": 7200}})
-    assert wire.hook.grace == 3 * HOUR
+    assert wire.hook._runtime.grace == 3 * HOUR
     assert redelivery_time(make_wire().app.conf) == 0
     for url, seconds in (("redis://x", 3600), ("sqs://", 1800), ("amqp://x", 0)):
         conf = make_wire(conf={"broker_url": url}, watch=False).app.conf
@@ -606,7 +606,7 @@ def test_a_pin_moves_to_another_value(wire):
     pinned = [left for left in lives(wire) if left > 100 * HOUR]
     assert (len(lives(wire)), len(pinned)) == (5, 3)  # they share the first chunk
     np.testing.assert_array_equal(hook.pinned("model").get(), second)
-    assert list(hook.pins.names()) == ["model"]
+    assert list(hook._runtime.pins.names()) == ["model"]
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_a_message_sent_again_keeps_everything(wire, size, monkeypatch):
     def unavailable(*_args):
         raise StoreUnavailable("away")
 
-    monkeypatch.setattr(wire.hook.content.reader._retrying, "_sleep", lambda _: None)
+    monkeypatch.setattr(wire.hook._runtime.content.reader._retrying, "_sleep", lambda _: None)
     monkeypatch.setattr(blobs, "get", unavailable)
     wire.execute(wire.take())
     assert lives(wire) == [near(RETENTION)] * 2

@@ -288,7 +288,7 @@ def test_wrong_options_are_refused(memo, options):
 
     memo.wire.app.finalize()
     with pytest.raises(ConfigurationError, match=rf"'wrong'.*{next(iter(options))}"):
-        memo.wire.hook.check_task("wrong")
+        memo.wire.hook._runtime.check_task("wrong")
 
 
 @pytest.mark.parametrize("name", ("version", "memo_ignore", "memo_lease", "memo_key"))
@@ -466,7 +466,7 @@ def test_a_hit_in_an_outage_comes_back(memo, monkeypatch):
     """
     task = memo.task(lambda x: LARGE)
     np.testing.assert_equal(memo.wire.run(task, 1), LARGE)
-    holds, outages = memo.wire.hook.content.holds, [StoreUnavailable("down")]
+    holds, outages = memo.wire.hook._runtime.content.holds, [StoreUnavailable("down")]
     add = holds.add
 
     def down_once(*given):
@@ -521,7 +521,7 @@ def test_a_missing_result_is_computed_again(memo):
     """If the blobs of a remembered result are gone, the call is computed, and then remembered."""
     task = memo.task(lambda rows: LARGE)
     memo.wire.run(task, ROWS)
-    store, content = memo.wire.hook.store, memo.wire.hook.content
+    store, content = memo.wire.hook.store, memo.wire.hook._runtime.content
     for record in memo.records:
         store.blobs.delete([content.open(record.ref).digest])
     np.testing.assert_equal(memo.wire.run(task, ROWS), LARGE)
@@ -555,7 +555,7 @@ def test_expired_records_are_computed_again(memo):
     """A record isn't used after its time, although no sweep has deleted it."""
     task = memo.task(small)
     memo.wire.run(task, 1)
-    store, keys = memo.wire.hook.store, memo.wire.hook.content.signing.keys
+    store, keys = memo.wire.hook.store, memo.wire.hook._runtime.content.signing.keys
     [record] = memo.records
     assert 3590 < record.until - record.created <= 3600
     value = store.pointers.read(record.name)
@@ -754,5 +754,5 @@ def test_nothing_is_prefetched_for_memo_tasks(memo, monkeypatch):
     plain = memo.wire.app.task(name="plain", shared=False)(small)
     for task in (memo.task(small), plain):
         request = SimpleNamespace(task=task, _payload=((), {}, {EMBED: {"refs": [["args", 0]]}}))
-        memo.wire.hook.part(prefetch.Prefetcher).offer(request, None)
+        memo.wire.hook._runtime.part(prefetch.Prefetcher).offer(request, None)
     assert [request.task.name for request in offered] == ["plain"]

@@ -109,7 +109,7 @@ def test_the_same_is_counted_by_size_as_in_mode_on():
 def test_unserializable_values_are_logged_and_sent(caplog):
     """A value that offload couldn't serialize is logged and sent by Celery."""
     wire = make_wire(mode="observe", store=None, watch=False, conf={"task_serializer": "pickle"})
-    with patch.object(wire.hook.observer, "_observe", side_effect=RuntimeError("broken")):
+    with patch.object(wire.hook._runtime.observer, "_observe", side_effect=RuntimeError("broken")):
         wire.app.send_task("take", (b"x" * 5000,))
     assert "could not have sent" in caplog.text
     assert len(wire.sent) == 1
@@ -140,7 +140,7 @@ def test_publishing_asks_the_store_nothing(redis):
         for _ in range(3):
             wire.app.send_task("take", (b"x" * 5000,))
         wait_until(lambda: asking, "something is written")
-        wire.hook.recorder.end()
+        wire.hook._runtime.recorder.end()
     assert set(asking) == {"offload-stats"}
     total = sums_of(open_store(url)).total()
     assert total[LABEL.join(("observed_values", "take", "args[0]"))] == 3
@@ -164,7 +164,7 @@ def test_an_unavailable_store_delays_and_loses_nothing(url, caplog):
         wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
         wire.app.send_task("take", (b"x" * 5000,))
         wait_until(lambda: len(calls) >= 4, "writing was retried")
-        wire.hook.recorder.end()
+        wire.hook._runtime.recorder.end()
     assert calls == [1] * 4  # the same batch, so that it counts once
     logged = [text for text in caplog.messages if url in text]  # apps of other tests log as well
     assert logged == [f"cannot write statistics, retrying later: {url} is away"] * 3
@@ -177,7 +177,7 @@ def test_a_store_that_cannot_be_opened_is_logged_once(caplog):
     wire = make_wire(mode="observe", store="redis://localhost/0?colour=red", watch=False)
     for _ in range(3):
         wire.app.send_task("take", (b"x" * 5000,))
-    wire.hook.recorder.end()
+    wire.hook._runtime.recorder.end()
     found = [text for text in caplog.messages if text.startswith("observed counters are not")]
     assert len(found) == 1
     assert len(wire.sent) == 3
@@ -187,7 +187,7 @@ def test_with_an_interval_of_0_nothing_is_written(url):
     """An interval of 0 disables writing."""
     wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0)
     wire.app.send_task("take", (b"x" * 5000,))
-    wire.hook.recorder.end()
+    wire.hook._runtime.recorder.end()
     assert isinstance(open_store(url), MemoryStore)
     assert sums_of(open_store(url)).total() == {}
 

@@ -58,7 +58,7 @@ class Node:
             return other and len(other)
 
         # The key is known: further reads are of blobs.
-        self.hook.content.open(self.hook.put("").wire)
+        self.hook._runtime.content.open(self.hook.put("").wire)
         self.wire.calls.clear()
 
     def value(self, size=SIZE):
@@ -99,7 +99,7 @@ class Node:
 
     def file(self, request):
         """Return the cache file name of a request's first argument."""
-        digest = self.hook.content.open(wire_text(request.args[0])).digest
+        digest = self.hook._runtime.content.open(wire_text(request.args[0])).digest
         return digest.replace(":", "-")
 
     def counted(self, name):
@@ -122,7 +122,7 @@ class Node:
 
     def settled(self):
         """Wait until the thread has done all possible work and is idle."""
-        (ahead,) = self.hook.part(Prefetcher)._queues._made.values()
+        (ahead,) = self.hook._runtime.part(Prefetcher)._queues._made.values()
 
         def idle():
             with ahead._changed:
@@ -160,7 +160,7 @@ def make(tmp_path, monkeypatch):
 
     yield make
     for node in nodes:
-        if (ahead := node.hook.part(Prefetcher)._queues.take()) is not None:
+        if (ahead := node.hook._runtime.part(Prefetcher)._queues.take()) is not None:
             ahead._stop()
 
 
@@ -187,7 +187,7 @@ def test_a_task_that_starts_at_once_is_not_prefetched(make):
     node = make(busy=False)
     node.publish()
     node.receive()
-    assert node.hook.part(Prefetcher)._queues.take() is None
+    assert node.hook._runtime.part(Prefetcher)._queues.take() is None
 
 
 def test_tasks_that_were_just_handed_over_count_as_running(make):
@@ -231,7 +231,7 @@ def test_where_it_is_on(make, setting, mode, pool, fetched):
     if fetched:
         wait_until(node.cached, "the value is cached")
     else:
-        assert node.hook.part(Prefetcher)._queues.take() is None
+        assert node.hook._runtime.part(Prefetcher)._queues.take() is None
 
 
 def test_waiting_values_are_limited_in_bytes(make):
@@ -442,7 +442,7 @@ def test_a_broken_header_is_left_to_the_task(make, note, caplog):
     node = make()
     node.publish()
     node.receive(note=note)
-    if node.hook.part(Prefetcher)._queues._made:
+    if node.hook._runtime.part(Prefetcher)._queues._made:
         node.settled()
     assert node.cached() == set()
     node.waiting()
@@ -465,7 +465,7 @@ def test_a_worker_that_exits_leaves_no_partial_file(make):
     node.waiting()
     assert reached.wait(30)
     node.waiting()
-    ahead = node.hook.part(Prefetcher)._queues.get()
+    ahead = node.hook._runtime.part(Prefetcher)._queues.get()
     assert list(node.folder.glob("*.part"))
     ending = threading.Thread(target=ahead._stop)
     ending.start()
@@ -484,7 +484,7 @@ def test_a_forked_child_starts_with_an_empty_state(make):
     reached, go_on = node.hang()
     node.waiting()
     assert reached.wait(30)
-    ahead = node.hook.part(Prefetcher)._queues.get()
+    ahead = node.hook._runtime.part(Prefetcher)._queues.get()
     held, forked = threading.Event(), threading.Event()
 
     def hold():

@@ -31,19 +31,19 @@ def make_slow(serializer):
     conf = {"task_serializer": serializer, "accept_content": [serializer]}
     wire = make_wire(watch=False, retention=3 * HOUR, grace=HOUR, conf=conf)
     wire.clock = FakeClock()
-    wire.hook._store = MemoryStore(clock=wire.clock)
+    wire.hook._runtime._store = MemoryStore(clock=wire.clock)
     began = wire.clock()
-    set_clock(wire.hook.content, lambda: 1e9 + wire.clock() - began)
-    wire.renewals = wire.hook.part(Renewer)._running.get()
+    set_clock(wire.hook._runtime.content, lambda: 1e9 + wire.clock() - began)
+    wire.renewals = wire.hook._runtime.part(Renewer)._running.get()
     wire.renewals._thread = threading.current_thread()  # tests renew themselves
     wire.seen = []
 
     @wire.app.task(name="slow", shared=False, offload={"threshold": 1000})
     def slow(value: Ref, hours=0.0):
-        wire.hook.part(Renewer).renew_due()
+        wire.hook._runtime.part(Renewer).renew_due()
         for _ in range(int(hours * 4)):
             wire.clock.advance(HOUR / 4)
-            wire.hook.part(Renewer).renew_due()
+            wire.hook._runtime.part(Renewer).renew_due()
         wire.seen.append(len(value.get()))
 
     @wire.app.task(name="size", shared=False)
@@ -112,13 +112,13 @@ def test_a_message_that_waited_until_the_end_is_renewed_at_once(wire):
 def test_at_any_moment_a_second_delivery_finds_its_values(wire, monkeypatch):
     """While a task runs, its hold always lasts for at least the grace period."""
     left = []
-    renew = wire.hook.part(Renewer).renew_due
+    renew = wire.hook._runtime.part(Renewer).renew_due
 
     def watched():
         renew()
         left.append(min(info.ttl for info in wire.hook.store.blobs.scan()))
 
-    monkeypatch.setattr(wire.hook.part(Renewer), "renew_due", watched)
+    monkeypatch.setattr(wire.hook._runtime.part(Renewer), "renew_due", watched)
     wire.slow.apply_async((BIG, 20), expires=60)
     wire.work()
     assert min(left) >= HOUR
@@ -145,7 +145,7 @@ def test_a_renewal_is_repeated_after_an_outage(wire, monkeypatch):
             raise StoreUnavailable("away")
         return hold(*args)
 
-    wire.hook.content.reader._retrying._sleep = lambda _: None
+    wire.hook._runtime.content.reader._retrying._sleep = lambda _: None
     wire.slow.apply_async((BIG, 20), expires=60)
     monkeypatch.setattr(wire.hook.store.blobs, "hold", sometimes)
     wire.work()
@@ -164,7 +164,7 @@ def test_a_late_renewal_is_released(wire, monkeypatch):
 
 def test_without_renewal_values_expire(wire, monkeypatch):
     """Without renewal, values expire on this clock."""
-    monkeypatch.setattr(wire.hook.part(Renewer), "_renew", lambda delivery: None)
+    monkeypatch.setattr(wire.hook._runtime.part(Renewer), "_renew", lambda delivery: None)
     result = wire.slow.apply_async((BIG, 20), expires=60)
     wire.work()
     with pytest.raises(BlobMissing):

@@ -214,7 +214,7 @@ def test_backends_with_columns_of_their_own_keep_results_as_successes(app):
     """
     wire = app.offload.put(VALUE).__json__()
     states_stored = {
-        kind: getattr(hook_backend(app.offload, kind(app=app)), RESULT_META)(
+        kind: getattr(hook_backend(app.offload._runtime, kind(app=app)), RESULT_META)(
             wire, states.SUCCESS, None, None
         )["status"]
         for kind in (Backend, KeyValueStoreBackend)

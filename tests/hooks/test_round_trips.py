@@ -169,7 +169,7 @@ def test_releases_of_several_tasks_share_a_round_trip(worker, trips):
     for ref, holder in zip(refs, ("task:1", "task:2", "task:3"), strict=True):
         defer(worker, ref, holder)
     trips.count()
-    worker.hook.content.holds.release_deferred()
+    worker.hook._runtime.content.holds.release_deferred()
     assert trips.requests == [["EVALSHA"] * 3]
     assert [holders(worker, ref) for ref in refs] == [{"put"}] * 3
 
@@ -182,7 +182,7 @@ def hold(wire, holder):
 
 
 def defer(wire, ref, holder):
-    assert wire.hook.content.holds.release([ref], holder, 60.0, later=True)
+    assert wire.hook._runtime.content.holds.release([ref], holder, 60.0, later=True)
 
 
 def holders(wire, ref):
@@ -218,7 +218,7 @@ def test_a_release_is_carried_again_if_its_request_failed(worker, monkeypatch):
         with pytest.raises(StoreUnavailable):
             worker.hook.store.blobs.hold([ref.digest], 60.0, "task:2")
         with pytest.raises(StoreUnavailable):
-            worker.hook.content.holds.release_deferred()
+            worker.hook._runtime.content.holds.release_deferred()
     worker.hook.store.blobs.hold([ref.digest], 60.0, "task:3")
     assert holders(worker, ref) == {"put", "task:3"}
 
@@ -232,7 +232,7 @@ def test_a_release_is_carried_again_if_the_server_lacks_the_script(worker):
     ref = hold(worker, "task:1")
     worker.hook.store.client.driver().script_flush()
     defer(worker, ref, "task:1")
-    worker.hook.content.holds.release_deferred()
+    worker.hook._runtime.content.holds.release_deferred()
     assert holders(worker, ref) == {"put"}
 
 

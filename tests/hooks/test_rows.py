@@ -31,8 +31,8 @@ def wire(request, tmp_path):
     conf = {"result_backend": backend, "result_expires": DAY}
     wire = make_wire(watch=False, grace=60, conf=conf)
     wire.clock = FakeClock()
-    wire.hook._store = MemoryStore(clock=wire.clock)
-    set_clock(wire.hook.content, lambda: 1e9 + wire.clock())
+    wire.hook._runtime._store = MemoryStore(clock=wire.clock)
+    set_clock(wire.hook._runtime.content, lambda: 1e9 + wire.clock())
 
     def advance(seconds):
         wire.clock.advance(seconds)
@@ -169,16 +169,16 @@ def test_a_row_that_expires_during_the_cleanup_is_released(wire):
         type(backend).cleanup(backend)
 
     backend.cleanup = cleanup
-    find = lambda task_id: stored_ref(wire.hook, backend, task_id)
-    release.cleanup_releasing(wire.hook, backend, find)()
+    find = lambda task_id: stored_ref(wire.hook._runtime, backend, task_id)
+    release.cleanup_releasing(wire.hook._runtime, backend, find)()
     assert holders(wire) == set()
 
 
 def test_with_expiry_only_a_value_lasts_until_the_next_cleanup(wire, tmp_path):
     """On a store with expiry only, a value outlives result_expires by a day."""
     clock = FakeClock()
-    wire.hook._store = FileStore(tmp_path / "store", clock=clock, skew=1)
-    wire.hook._contents = None
+    wire.hook._runtime._store = FileStore(tmp_path / "store", clock=clock, skew=1)
+    wire.hook._runtime._contents = None
     wire.echo.apply_async((BIG,), offload={"retention": 60})
     wire.work()
     (left,) = {round(info.ttl / DAY, 1) for info in wire.hook.store.blobs.scan()}

@@ -125,11 +125,11 @@ def test_no_output_contains_a_password(form, given, caplog):
     for name in ("conf", "offload", "report"):
         answer = Panel.data[name](state, **({"with_defaults": True} if name == "conf" else {}))
         output.add(f"inspect {name}", json.dumps(answer, default=safe_repr))
-    output.raised("state", lambda: state_of(hook))
+    output.raised("state", lambda: state_of(hook._runtime))
     output.raised("put", lambda: hook.put(big))
     output.raised("delay", lambda: echo.delay(big))
-    output.raised("open", lambda: hook.content.open("offload:1?x=1&m=" + "0" * 32))
-    output.raised("examine", lambda: list(examine(hook)))
+    output.raised("open", lambda: hook._runtime.content.open("offload:1?x=1&m=" + "0" * 32))
+    output.raised("examine", lambda: list(examine(hook._runtime)))
     output.raised("pin", lambda: hook.pinned("name"))
     output.raised("classes", lambda: hook.classes.listing())
     for thing in (hook, hook.settings, *objects_of(hook.store), *objects_of(hook.classes)):
@@ -178,7 +178,7 @@ def test_a_wrong_store_is_refused_without_its_password(store):
     app = Celery("canary", broker="memory://", set_as_current=False)
     app.conf.offload_store = store
     with pytest.raises(ConfigurationError) as caught:
-        Offload(app).check_start()
+        Offload(app)._runtime.check_start()
     output.add("error", "".join(traceback.format_exception(caught.value)))
     output.add("report", app.bugreport())
     output.add(
@@ -206,7 +206,7 @@ def test_a_wrong_secret_is_refused_without_being_shown(wrong):
     """A secret that is too short or unreadable isn't logged either."""
     app = Celery("canary", broker="memory://", set_as_current=False)
     with pytest.raises((ConfigurationError, OffloadError)) as caught:
-        Offload(app, **{"store": f"redis://{AT}", "code": "signed", **wrong}).check_start()
+        Offload(app, **{"store": f"redis://{AT}", "code": "signed", **wrong})._runtime.check_start()
     assert "canary2" not in "".join(traceback.format_exception(caught.value))
 
 

@@ -189,7 +189,7 @@ def test_values_arrive(serializer):
     found = [first, kwargs["more"]]
     assert [list(map(len, each.values())) for each in found] == [[78]] * 2 or len(second) == 1
     assert embed["offload"]["v"] == 3
-    assert embed["offload"]["k"] == wire.hook.content.signing.keys.fingerprints[0]
+    assert embed["offload"]["k"] == wire.hook._runtime.content.signing.keys.fingerprints[0]
     assert wire.get(result)[0] == 2 * sum(BIG) + 1
     assert wire.seen == [((BIG, [1, BIG]), {"more": BIG})]
     assert wire.get(wire.lazy.delay(BIG)) == sum(BIG)
@@ -267,7 +267,7 @@ def test_the_main_process_restores_them():
     restored, _, held = restore_refs(parts, embed["offload"])
     assert repr(restored["args"][0]) == "<Ref, not verified>"
     assert restored["args"][0].shown.startswith("list ")
-    opened = wire.hook.content.open(held[0])
+    opened = wire.hook._runtime.content.open(held[0])
     assert opened.get() == BIG
     assert refs_to_prefetch(args, kwargs, embed["offload"], TaskFacts()) == [opened.wire]
     assert held == [opened.wire]

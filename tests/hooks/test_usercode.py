@@ -224,7 +224,7 @@ def test_reading_a_value_does_not_serialize_or_store_it_again(native, kind, name
 
 
 def count_serialized(wire):
-    writer, serialized = wire.hook.content.writer, []
+    writer, serialized = wire.hook._runtime.content.writer, []
     serialize = writer.serialize
 
     def counted(value, native):
@@ -277,7 +277,7 @@ def test_a_signature_that_is_an_argument_holds_values(native, task, nested):
     assert found[True]
     assert wire.calls.count("put") == (task == "changes")
     ttls = [info.ttl for info in wire.hook.store.blobs.scan()]
-    assert max(ttls) <= wire.hook.grace + 60  # nothing is held any more
+    assert max(ttls) <= wire.hook._runtime.grace + 60  # nothing is held any more
 
 
 def test_user_code_sees_a_reference_that_the_task_wants():

@@ -86,7 +86,7 @@ class TestThreeWorkers:
     def test_drift_is_reported(self, three):
         """Each difference has a remedy; allowed ones, such as the threshold, aren't reported."""
         app = create(three)
-        found = list(config_drift(this_process(app.offload), ask_workers(app, timeout=5)))
+        found = list(config_drift(this_process(app.offload._runtime), ask_workers(app, timeout=5)))
         app.close()
         report = {each.what: each for each in found}
         assert all(each.remedy for each in found if each.level != "ok")
@@ -133,7 +133,7 @@ def test_a_store_is_known_by_its_key(broker, redis, tmp_path):
             app = create({**config, "offload": {**config["offload"], **settings}})
             asked = ask_workers(app, timeout=5)
             app.close()
-            return list(config_drift(this_process(app.offload), asked))
+            return list(config_drift(this_process(app.offload._runtime), asked))
 
         assert [each.what for each in compared()] == ["1 worker and this process agree"]
         elsewhere = f"redis://{redis.host}:{redis.port}/5"
@@ -219,7 +219,7 @@ def test_no_worker_answers(broker):
     assert asked.note == "no worker replied within 0.1 s"
     app = make_app(broker.url)
     hook = Offload(app, store="memory://")
-    [only] = config_drift(this_process(hook), asked)
+    [only] = config_drift(this_process(hook._runtime), asked)
     assert only.level == "info"
 
 
@@ -264,7 +264,9 @@ def test_invalid_answers(monkeypatch):
     odd = found["odd"]
     assert (odd.version, odd.pid, odd.settings, odd.cache) == ("", None, {}, {})
     hook = Offload(make_app("memory://"), store="memory://")
-    assert list(config_drift(this_process(hook), workers.Workers(0.0, tuple(found.values()))))
+    assert list(
+        config_drift(this_process(hook._runtime), workers.Workers(0.0, tuple(found.values())))
+    )
 
 
 def test_an_answer_is_cut_to_size(monkeypatch):
@@ -310,7 +312,7 @@ def test_endless_answers_are_cut_off(monkeypatch):
 def test_another_app_on_the_broker_is_no_error(monkeypatch):
     """Another app on the same broker, which remote control reaches, needn't agree."""
     hook = Offload(Celery("mine", broker="memory://", set_as_current=False), store="memory://")
-    own = this_process(hook)
+    own = this_process(hook._runtime)
     report = {**own.reply, "app": "theirs", "references": {"own": True, "keys": ["a"]}}
     report["queues"] = ["theirs"]
     asked = workers.Workers(0.0, (workers.Worker("w@h", "connected", report),))
@@ -349,7 +351,7 @@ def test_another_app_on_the_broker_is_no_error(monkeypatch):
 def test_each_difference(change, level, message):
     """Each difference is one finding with its level and text."""
     hook = Offload(make_app("memory://"), store="memory://")
-    own = this_process(hook)
+    own = this_process(hook._runtime)
     other = workers.Worker("w", "connected", {**own.reply, **change})
     [only] = config_drift(own, workers.Workers(0.0, (other,)))
     assert only.level == level
@@ -359,7 +361,7 @@ def test_each_difference(change, level, message):
 def test_a_worker_of_an_older_offload():
     """Settings that an older worker doesn't report aren't compared."""
     hook = Offload(make_app("memory://"), store="memory://")
-    own = this_process(hook)
+    own = this_process(hook._runtime)
     known = {name: own.reply[name] for name in ("version", "pid", "store", "counters", "app")}
     old = workers.Worker("old", "connected", known)
     [ok] = config_drift(own, workers.Workers(0.0, (old,)))
@@ -368,7 +370,7 @@ def test_a_worker_of_an_older_offload():
 
 def test_short_references_need_readers():
     """If a process writes short references, each worker that can't read them is an error."""
-    own = this_process(Offload(make_app("memory://"), store="memory://"))
+    own = this_process(Offload(make_app("memory://"), store="memory://")._runtime)
     writing = {**own.reply, "settings": {**own.reply["settings"], "short_refs": True}}
     older = {name: found for name, found in own.reply.items() if name != "note"}
 
@@ -401,7 +403,7 @@ def code(**changed):
 def test_policies_for_classes(changed, message):
     """All processes that load code must know the signers and have the same policy."""
     hook = Offload(make_app("memory://"), store="memory://")
-    report = this_process(hook).reply
+    report = this_process(hook._runtime).reply
 
     def one(name, **changed):
         settings = {**report["settings"], **code(**changed)}
@@ -419,7 +421,7 @@ def test_a_secret_that_is_being_rotated():
         for secret in ((old, new), (new, old), (old,))
     ]
     first, second, third = (
-        workers.Worker(str(i), "connected", this_process(hook).reply)
+        workers.Worker(str(i), "connected", this_process(hook._runtime).reply)
         for i, hook in enumerate(hooks)
     )
     [ok] = config_drift(first, workers.Workers(0.0, (second,)))
@@ -438,7 +440,7 @@ def test_encryption_keys_that_are_being_rotated():
             str(i),
             "connected",
             this_process(
-                Offload(make_app("memory://"), store="memory://", encryption_keys=keys)
+                Offload(make_app("memory://"), store="memory://", encryption_keys=keys)._runtime
             ).reply,
         )
         for i, keys in enumerate(((old, new), (new, old), (old,), ()))

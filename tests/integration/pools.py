@@ -119,7 +119,7 @@ def create(config: dict[str, Any]) -> Any:
     def outlasts(value: Ref[Any]) -> int:
         """Run until this message's hold was renewed, then read the value."""
         blobs = app.offload.store.blobs
-        published = app.offload.grace + 120  # seconds; a message's hold lasts a bit less
+        published = app.offload._runtime.grace + 120  # seconds; a message's hold lasts a bit less
 
         def left() -> float:
             return max(blobs.holders(value.digest).values())

@@ -101,7 +101,7 @@ def test_an_idle_worker_writes_its_errors(broker_server, store_server, tmp_path,
     app = create(config)
     answer = app.tasks["same"].delay("x" * 5000)
     app.offload.store.blobs.delete([app.offload.put("x" * 5000).digest])
-    app.offload.recorder.write()
+    app.offload._runtime.recorder.write()
     config["offload"]["stats_interval"] = 0.5
     tallies = sums_of(open_store(store))
     with worker(tmp_path, config, app="tests.integration.features", pool=pool) as process:

@@ -166,7 +166,7 @@ def test_the_use_of_the_catalog_is_exported(exported, redis):
     url = f"{redis.url}?prefix=catalog-exported-{os.getpid()}-{os.urandom(3).hex()}"
     wire = make_wire(store=url)
     use_catalog(wire)
-    wire.hook.recorder.write()
+    wire.hook._runtime.recorder.write()
     found = samples(exported(wire.hook.store))
     for name, number in COUNTED.items():
         metric = f"offload_catalog_{name}_total"

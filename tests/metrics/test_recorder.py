@@ -392,7 +392,7 @@ def test_statistics_can_be_disabled(redis):
     app = Celery("off", broker="memory://", set_as_current=False)
     hook = Offload(app, store=url, stats_interval=0)
     hook.put("x" * 100_000)
-    hook.recorder.write()
+    hook._runtime.recorder.write()
     assert sums_of(open_store(url)).total() == {}
 
 

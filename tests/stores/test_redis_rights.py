@@ -77,7 +77,7 @@ def everything(url):
 def test_the_documented_rights_are_enough(server):
     """Publishers and workers work; doctor only warns about the missing INFO."""
     hook = everything(as_user(server))
-    found = [(each.finding.level, each.finding.what) for each in examine(hook)]
+    found = [(each.finding.level, each.finding.what) for each in examine(hook._runtime)]
     assert [what for level, what in found if level == "error"] == []
     (warning,) = [what for level, what in found if level == "warning"]
     assert "INFO" in warning

@@ -42,7 +42,7 @@ def use_catalog(wire: Any) -> None:
     late = catalog.late("churn:model")
     wire.run(score, late)
     wire.run(score, late)
-    wire.hook.pinned_ref(late)
+    wire.hook._runtime.pinned_ref(late)
     with suppress(ObjectNotFound):
         wire.run(score, catalog.late("c"))
     del catalog["a"]
