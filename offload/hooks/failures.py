@@ -22,7 +22,13 @@ from celery.utils.serialization import UnpickleableExceptionWrapper
 from kombu.serialization import dumps, loads
 
 from offload.content.holds import Hold
-from offload.errors import FailureTruncated, InvalidRef, OffloadError, StoreUnavailable
+from offload.errors import (
+    FailureTruncated,
+    InvalidRef,
+    OffloadError,
+    StoreError,
+    StoreUnavailable,
+)
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.result_refs import Encoded
 from offload.hooks.runtime import Runtime
@@ -114,8 +120,10 @@ def put(
         if runtime.settings.mode == "observe":
             runtime.observer.observe(data, backend.serializer, threshold)
             return None
-    stand_in = _stand_in(runtime, prepared)
-    if not _hides(runtime) and _fits(backend, prepared):
+    # An error of a store contains no value, and who reads it may not have this process's key.
+    hides = _hides(runtime) and not isinstance(failure, StoreError)
+    stand_in = _stand_in(prepared, hides=hides)
+    if not hides and _fits(backend, prepared):
         stand_in[_WHOLE] = prepared
         data = _encode(backend, {"traceback": traceback})
     with runtime.counters.about(name, "failure"):
@@ -188,8 +196,12 @@ def _describe(error: Exception) -> str:
     return (text if isinstance(error, OffloadError) else reason_of(error))[:_REASON_LENGTH]
 
 
-def _stand_in(runtime: Runtime, prepared: Any) -> dict[str, Any]:
-    """Return the class of an exception, and the start of each argument, in Celery's form."""
+def _stand_in(prepared: Any, *, hides: bool) -> dict[str, Any]:
+    """Return the class of an exception, and the start of each argument, in Celery's form.
+
+    Args:
+        hides: whether to leave out the arguments, because values are encrypted.
+    """
     kind, module = "Exception", "builtins"
     args: Any = ()
     if isinstance(prepared, UnpickleableExceptionWrapper):
@@ -203,15 +215,15 @@ def _stand_in(runtime: Runtime, prepared: Any) -> dict[str, Any]:
     most = max(_ARGUMENTS // (len(args) or 1), _ARGUMENTS // _MOST_ARGUMENTS)
     return {
         "exc_type": str(kind)[:_NAME],
-        "exc_message": [_short(runtime, each, most) for each in args[:_MOST_ARGUMENTS]],
+        "exc_message": [_short(each, most, hides=hides) for each in args[:_MOST_ARGUMENTS]],
         "exc_module": str(module)[:_NAME],
     }
 
 
-def _short(runtime: Runtime, value: Any, most: int) -> Any:
+def _short(value: Any, most: int, *, hides: bool) -> Any:
     if isinstance(value, bytes):  # some exceptions take nothing else
-        return b"" if _hides(runtime) else value[: most // 4]
-    if _hides(runtime):
+        return b"" if hides else value[: most // 4]
+    if hides:
         return f"<{type(value).__name__}, truncated by offload>"
     if certainly_small(value, most, "json"):
         return value

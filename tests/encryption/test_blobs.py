@@ -6,15 +6,17 @@ import base64
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload import IntegrityError, KeyUnavailable
 from offload.content.compression import PLAIN
 from offload.content.manifest import CHUNK
+from offload.content.verify import read_blob, read_blob_into
 from offload.digest import digest_of
 from offload.encryption.blobs import BLOB_OVERHEAD, BlobCipher, key_id_of_blob
-from offload.encryption.keys import EncryptionKey, Keyring
+from offload.encryption.keys import EncryptionKey, Keyring, expand
 from offload.inspect.content import read_content, summarize_blobs
 
 KEY, OLD = ("aes256:" + base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2))
@@ -139,9 +141,65 @@ def test_anything_else_is_noticed(found):
 
 
 def _read(stored):
-    from offload.content.verify import read_blob
+    """Read a blob in both ways, which must agree."""
+    target = memoryview(bytearray(sum(map(len, CONTENT[1:]))))
+    try:
+        read_blob_into(stored, NAME, target, "here", CIPHER)
+    except (IntegrityError, KeyUnavailable) as exc:
+        with pytest.raises(type(exc)):
+            read_blob(stored, NAME, 10_000, "here", CIPHER)
+        raise
+    return target
 
-    return read_blob(stored, NAME, 10_000, "here", CIPHER)
+
+def test_a_blob_is_read_in_place():
+    """What is intact is the same in a target of its size, and refused in any other."""
+    assert bytes(_read(STORED)) == b"".join(CONTENT[1:])
+    for size in (0, len(STORED), len(STORED) - 39):
+        with pytest.raises(IntegrityError, match="bytes instead of"):
+            read_blob_into(STORED, NAME, memoryview(bytearray(size)), "here", CIPHER)
+
+
+@pytest.mark.parametrize("content", (b"", b"x", CANARY, CANARY * 1000, bytes(100_000)))
+@pytest.mark.parametrize("kind", (PLAIN, b"\x01"))
+def test_the_encrypted_form_is_that_of_another_implementation(content, kind):
+    """A blob is what one call of AESGCM makes of it, however many parts it has."""
+    key = CIPHER.keyring.current
+    name = key.digest_of([content])
+    whole = b"".join(CIPHER.encrypt([kind, content], name, key))
+    parts = [memoryview(content)[at : at + 7] for at in range(0, min(len(content), 70), 7)]
+    parts.append(memoryview(content)[70:])
+
+    assert b"".join(CIPHER.encrypt([kind, *parts], name, key)) == whole
+    own = expand(key.contents, b"blob" + kind + bytes.fromhex(name[3:]))
+    assert AESGCM(own).decrypt(whole[10:22], whole[22:], whole[:10]) == content
+    assert CIPHER.decrypt(whole, name, "here") == kind + content
+
+
+@pytest.mark.parametrize("value", (TEXT, ARRAY))
+@pytest.mark.parametrize("encryption", ("optional", "required"))
+def test_planted_blobs_are_refused(make_parts, value, encryption):
+    """Someone who can write to the store, even with an older key that leaked, can't replace a
+    value by another one, encrypted or not.
+    """
+    parts = make_parts(encryption_keys=[KEY, OLD], encryption=encryption, compression="none")
+    ref = parts.put(value)
+    leaked = EncryptionKey(bytes([2]) * 32)
+    for digest, blob in list(parts.store.stored.items()):
+        stored = bytes(blob.content)
+        plain = bytearray(CIPHER.decrypt(stored, digest, "here"))
+        plain[-1] ^= 1
+        for planted in (
+            bytes(plain),
+            b"".join(CIPHER.encrypt([PLAIN, plain[1:]], digest, leaked)),
+            stored[:2] + bytes.fromhex(leaked.id) + stored[10:],
+        ):
+            parts.store.replace(digest, planted)
+            with pytest.raises(IntegrityError) as caught:
+                parts.content.reader.get(ref)
+            assert caught.value.digest == digest
+        parts.store.replace(digest, stored)
+    assert same(parts.content.reader.get(ref), value)
 
 
 @pytest.mark.parametrize("value", (TEXT, ARRAY))
