@@ -52,6 +52,11 @@ class PerProcess(Generic[T]):
         return self._made.pop(os.getpid(), None)
 
 
+def _taken(items: deque[T]) -> Iterator[T]:
+    while items:
+        yield items.popleft()  # keeps no reference to it
+
+
 class _Pool:
     """Daemon threads: unlike a ThreadPoolExecutor's, they don't delay the end of the process
     by the timeouts of an unavailable store.
@@ -140,13 +145,16 @@ class Threads:
 
         *items* is read in the caller's thread.
         """
-        rest = iter(items)
-        first = list(islice(rest, 2))
-        if window < 2 or self.number < 2 or len(first) < 2:
-            yield from map(function, chain(first, rest))
+        if window < 2 or self.number < 2:
+            yield from map(function, items)
+            return
+        given = iter(items)
+        first = deque(islice(given, 2))
+        if len(first) < 2:
+            yield from map(function, first)
             return
         pid = os.getpid()
-        rest = chain(first, rest)
+        rest = chain(_taken(first), given)
         futures: deque[tuple[T, Future[R]]] = deque()
         try:
             while True:

@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -227,6 +228,31 @@ def test_without_threads_everything_is_done_in_place(parts, monkeypatch):
         patch.setattr(threading.Thread, "start", refuse)
         ref = parts.put(VALUE)
         assert np.array_equal(parts.content.reader.get(ref), VALUE)
+
+
+@pytest.mark.parametrize("window", (1, 2, 3))
+def test_what_was_worked_on_is_given_up(window):
+    """Neither items nor results are kept once the next result is asked for."""
+
+    class Item:
+        pass
+
+    made = []
+
+    def items():
+        for _ in range(9):
+            item = Item()
+            made.append(weakref.ref(item))
+            yield item
+            del item
+
+    threads = Threads(2, "offload-test")
+    for number, _ in enumerate(threads.ahead(lambda item: item, items(), window)):
+        del _
+        kept = made[:number]
+        wait_until(lambda kept=kept: not any(ref() for ref in kept), "earlier items", 60)
+    threads.close()
+    assert len(made) == 9
 
 
 @pytest.mark.parametrize("window", (1, 2, 3, 20))
