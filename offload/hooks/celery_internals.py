@@ -19,6 +19,7 @@ __all__ = (
     "CALL_ERRBACKS",
     "CONTEXT",
     "GET_BACKEND",
+    "LIMIT_DELAYED",
     "RAISE_PARENT_ERROR",
     "RESULT_META",
     "TAKE_META",
@@ -62,6 +63,8 @@ UNPACK_PART = "_unpack_chord_result"
 """Of the Redis backend: decodes a chord's part, without `meta_from_decoded`."""
 UNPICKLE_BACKEND = "unpickle_backend"
 """Of `celery.backends.base`: creates the backend of a result that was pickled."""
+LIMIT_DELAYED = "_limit_post_eta"
+"""Method of a worker's consumer: apply the rate limit to a request whose countdown has ended."""
 CONTEXT = "_context"
 """Of a request in the worker's main process: a cached property, the request as tasks see it."""
 

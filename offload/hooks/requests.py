@@ -25,6 +25,7 @@ from kombu.utils.objects import cached_property
 from offload.errors import StoreUnavailable, ValueTooLarge
 from offload.hooks.celery_internals import (
     CONTEXT,
+    LIMIT_DELAYED,
     arguments,
     body_of_request,
     context_maker,
@@ -48,6 +49,7 @@ _EMBEDDED = {"callbacks": list, "errbacks": list, "chain": list, "chord": dict}
 
 def install() -> None:
     """Hook the requests of apps with offload; once per process that runs a worker."""
+    _spare_rate_limits()
     module = sys.modules.get("celery.worker.request")
     if module is None:
         return
@@ -96,6 +98,31 @@ def install() -> None:
     request.args = property(lambda self: _for_hooks(self, arguments(self)[0]))
     request.kwargs = property(lambda self: _for_hooks(self, arguments(self)[1]))
     setattr(request, _HOOKED, True)
+
+
+def _spare_rate_limits() -> None:
+    """Let a call that was sent back, as an equal call computed, take no token of its task's
+    ``rate_limit`` again.
+    """
+    consumer: Any = getattr(sys.modules.get("celery.worker.consumer.consumer"), "Consumer", None)
+    if consumer is None or hasattr(consumer, _HOOKED):
+        return
+    limited: Callable[..., Any] = getattr(consumer, LIMIT_DELAYED)
+
+    @functools.wraps(limited)
+    def offload_limited(self: Any, request: Any, bucket: Any, tokens: Any) -> Any:
+        return limited(self, request, bucket, 0 if _has_waited(request) else tokens)
+
+    setattr(consumer, LIMIT_DELAYED, offload_limited)
+    setattr(consumer, _HOOKED, True)
+
+
+def _has_waited(request: Any) -> bool:
+    if HELD not in vars(request):
+        return False
+    note = body_of_request(request)[2].get(EMBED)
+    waits = note.get("waits") if isinstance(note, dict) else 0
+    return type(waits) is int and waits > 0
 
 
 def _receive(request: Any) -> None:

@@ -46,6 +46,7 @@ def app():
     (
         (AMQP, "as_task_v2", "task_id name args kwargs argsrepr kwargsrepr chain chord callbacks"),
         (trace, "build_tracer", "name task app"),
+        (consumer.Consumer, internals.LIMIT_DELAYED, "request bucket tokens"),
         (Task, "apply_async", "args kwargs task_id producer link link_error shadow"),
         (Backend, "encode_result", "result state"),
         (Backend, "meta_from_decoded", "meta"),

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from celery import Task, chain, states
 from celery.exceptions import Ignore, Reject
+from celery.worker.consumer.consumer import Consumer
+from celery.worker.request import Request
+from kombu.utils.limits import TokenBucket
 
 import offload as package
 from offload import ConfigurationError, StoreUnavailable
-from offload.hooks import execute, prefetch
+from offload.hooks import execute, prefetch, requests
 from offload.hooks import memo as memo_hooks
 from offload.hooks.message import EMBED
 from offload.memo import forget, forget_all
@@ -666,6 +669,36 @@ def _held(memo):
     blobs = memo.wire.hook.store.blobs
     names = [name for info in blobs.scan() for name in blobs.holders(info.digest)]
     return [name for name in names if name.startswith("task:")]
+
+
+@pytest.mark.usefixtures("no_countdown")
+def test_a_waiting_call_counts_once_for_a_rate_limit(memo):
+    """A message that comes back takes no token of its task's rate limit; others take theirs."""
+    requests.install()
+    task = memo.task(small)
+    results = [task.delay(1), task.delay(1)]
+    received = []
+
+    def receive():
+        message = memo.wire.take()
+        request = Request(message, app=memo.wire.app, task=task)
+        bucket = TokenBucket(1, capacity=1)
+        consumer = SimpleNamespace(
+            qos=SimpleNamespace(decrement_eventually=lambda: None),
+            _schedule_bucket_request=lambda bucket: received.append(bucket.pop()[1]),
+        )
+        Consumer._limit_post_eta(consumer, request, bucket, 1)
+        memo.wire.execute(message)
+
+    def receive_second():  # while the first computes
+        memo.inside.clear()
+        receive()
+
+    memo.inside.append(receive_second)
+    receive()
+    receive()
+    assert received == [1, 1, 0]
+    assert [each.get(timeout=10) for each in results] == [[1, 1]] * 2
 
 
 @pytest.mark.usefixtures("no_countdown")
