@@ -95,6 +95,7 @@ class Delivery:
         stores_result: whether the result backend is storing the task's result.
         state: the reference of the state that is stored now if it is large and will be replaced,
             and its holder.
+        has_stored: whether a state was stored.
         failure: the exception that was stored last, and what replaces it in the result backend.
     """
 
@@ -117,6 +118,7 @@ class Delivery:
         self.known = KnownRefs()
         self.stores_result = False
         self.state: tuple[Ref[Any], str] | None = None
+        self.has_stored = False
         self.failure: tuple[Any, Any] | None = None
         self._read_later: Callable[[], None] | None = None
         self._released = False
@@ -195,7 +197,7 @@ class Delivery:
         self.attempt, self.options, self.message = note.attempt, note.call, note.holds
         self.waits = note.waits
         self.until, self.since = note.until, note.since
-        if self.until is not None and _is_redelivered(request):
+        if self.until is not None and is_redelivered(request):
             self.until = 0.0  # an earlier delivery may have released everything
         self._held += map(Ref.unbound, note.also)
         if note.errbacks:
@@ -453,7 +455,8 @@ def ignores_result(task: Any, request: Any) -> bool:
     return bool(get_actual_ignore_result(task, request))
 
 
-def _is_redelivered(request: Mapping[str, Any]) -> bool:
+def is_redelivered(request: Mapping[str, Any]) -> bool:
+    """Return whether the broker delivered the message of *request* before."""
     info = request.get("delivery_info")
     if not (type(info) is dict or isinstance(info, Mapping)):
         return False

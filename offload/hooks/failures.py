@@ -22,13 +22,7 @@ from celery.utils.serialization import UnpickleableExceptionWrapper
 from kombu.serialization import dumps, loads
 
 from offload.content.holds import Hold
-from offload.errors import (
-    FailureTruncated,
-    InvalidRef,
-    OffloadError,
-    StoreError,
-    StoreUnavailable,
-)
+from offload.errors import FailureTruncated, OffloadError, StoreError, StoreUnavailable
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.result_refs import Encoded
 from offload.hooks.runtime import Runtime
@@ -309,12 +303,11 @@ class _Failure:
         self._fetched: Mapping[str, Any] | None = None
         self._error: OffloadError | None = None
 
-    def open(self) -> Ref[Any]:
-        """Return the reference. Raises InvalidRef."""
+    @property
+    def wire(self) -> str:
+        """The wire text of the reference; "" if there is none."""
         wire = self._raw.get(_REF)
-        if not isinstance(wire, str):
-            raise InvalidRef("this failure has no reference")
-        return self._runtime.results_content.open(wire)
+        return wire if isinstance(wire, str) else ""
 
     def exception(self) -> Any:
         raw = self._raw
@@ -343,7 +336,7 @@ class _Failure:
         """Return the stored value; None if there is none, or if it can't be read now."""
         if self._fetched is None and self._error is None and _REF in self._raw:
             try:
-                data = self.open().get()
+                data = self._runtime.results_content.open(self.wire).get()
             except OffloadError as error:
                 logger.warning("a failure is read truncated: %s", error)
                 self._error = error
@@ -372,7 +365,7 @@ class FailureMeta(ResultMeta):
         holder: str,
     ) -> None:
         self._failure = _Failure(runtime, backend, raw, to_python)
-        super().__init__(meta, self._failure.open, holder)
+        super().__init__(meta, runtime, self._failure.wire, holder)
         self._left = {"result", "traceback"}
 
     def __getitem__(self, key: str) -> Any:

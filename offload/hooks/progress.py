@@ -102,4 +102,4 @@ def progress_meta(runtime: Runtime, meta: dict[str, Any], task_id: str) -> Resul
     text, suffix = stored[_REF], str(stored[_HELD])
     held_by = progress_holder(task_id, suffix if suffix.isalnum() else "")
     meta = {**meta, "result": None}
-    return ResultMeta(meta, lambda: runtime.results_content.open(text), held_by)
+    return ResultMeta(meta, runtime, text, held_by)

@@ -26,7 +26,7 @@ from offload.hooks.celery_internals import (
 )
 from offload.hooks.delivery import current_delivery
 from offload.hooks.message import described
-from offload.hooks.runtime import reading_as_refs
+from offload.hooks.runtime import Runtime, reading_as_refs
 from offload.ref import Ref
 
 __all__ = ("ResultMeta", "install")
@@ -63,23 +63,23 @@ class ResultMeta(dict):  # type: ignore[type-arg]
     one result object returns the same value object every time.
 
     Attributes:
+        wire: the wire text of the reference, unverified.
         holder: the holder of the value of a state that another one will replace; else empty.
     """
 
-    def __init__(
-        self, meta: dict[str, Any], find: Callable[[], Ref[Any]], holder: str = ""
-    ) -> None:
+    def __init__(self, meta: dict[str, Any], runtime: Runtime, wire: str, holder: str = "") -> None:
         super().__init__(meta)
+        self.wire = wire
         self.holder = holder
-        self._find = find
+        self._runtime = runtime
         self._ref: Ref[Any] | None = None
         self._is_filled = False
 
     @property
     def ref(self) -> Ref[Any]:
-        """The result's reference, opened once."""
+        """The result's reference, opened once. Raises InvalidRef."""
         if self._ref is None:
-            self._ref = self._find()
+            self._ref = self._runtime.results_content.open(self.wire)
         return self._ref
 
     def fill(self, value: Any) -> None:

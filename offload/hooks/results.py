@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from celery import states
 from celery.backends import base
+from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import Reject
 from kombu.exceptions import DecodeError
 
@@ -44,7 +46,13 @@ from offload.hooks.result_meta import ResultMeta
 from offload.hooks.result_refs import Encoded
 from offload.hooks.runtime import Runtime, results_as_refs
 from offload.hooks.shipped_exceptions import hook_exceptions
-from offload.hooks.stored_states import part_failure, put_state, replace_state, stored_ref
+from offload.hooks.stored_states import (
+    part_failure,
+    put_state,
+    read_row,
+    replace_state,
+    stored_ref,
+)
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
 __all__ = ("hook_backend", "install")
@@ -52,6 +60,8 @@ __all__ = ("hook_backend", "install")
 logger = logging.getLogger(__name__)
 
 _HOOKED = "_offload_hooked"
+_read: ContextVar[list[Any] | None] = ContextVar("offload_states_read", default=None)
+"""The metadata that the backend reads while it stores a state: most see what it is to replace."""
 _REFERENCE = "offload"
 """Key in a result's stored metadata that has its reference.
 
@@ -92,6 +102,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
     call_errbacks: Callable[..., Any] = getattr(backend, CALL_ERRBACKS)
     part_return: Callable[..., Any] = backend.on_chord_part_return
     result_meta: Callable[..., Any] = getattr(backend, RESULT_META)
+    has_rows = keeps_rows(backend) and not isinstance(backend, KeyValueStoreBackend)
 
     def offload_encode_result(result: Any, state: str) -> Any:
         if type(result) is Encoded:
@@ -126,14 +137,16 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         if failed:
             suffix = failures.holder_suffix(stored)
             held_by = progress.progress_holder(_task_id(meta), suffix) if suffix else ""
-            return failures.FailureMeta(
+            made: Any = failures.FailureMeta(
                 meta, runtime, backend, stored, exception_to_python, held_by
             )
-        if text is None and progress.is_progress(stored):
-            return progress.progress_meta(runtime, meta, _task_id(meta))
-        if text is None:
-            return meta
-        return ResultMeta(meta, lambda: runtime.results_content.open(str(text)))
+        elif text is None and progress.is_progress(stored):
+            made = progress.progress_meta(runtime, meta, _task_id(meta))
+        else:
+            made = meta if text is None else ResultMeta(meta, runtime, str(text))
+        if (read := _read.get()) is not None:
+            read.append(made)
+        return made
 
     def offload_result_meta(result: Any, state: str, *given: Any, **options: Any) -> Any:
         meta = result_meta(result, state, *given, **options)
@@ -160,11 +173,20 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
             made = put_state(runtime, backend, task_id, result, state, traceback, request)
         if made is not None:
             result, traceback = made.encoded, made.traceback
-        done = store_result(
-            task_id, result, state, traceback=traceback, request=_as_arrived(request), **options
-        )
-        if made is not None or (own is not None and own.state is not None):
-            replace_state(runtime, own, made)
+        read: list[Any] = []
+        if has_rows:
+            read += read_row(runtime, backend, task_id, own, request, made)
+        token = _read.set(read)
+        try:
+            done = store_result(
+                task_id, result, state, traceback=traceback, request=_as_arrived(request), **options
+            )
+        finally:
+            _read.reset(token)
+        if made is not None or read or (own is not None and own.state is not None):
+            replace_state(runtime, own, request, made, read)
+        if own is not None:
+            own.has_stored = True
         return done.value if type(done) is Encoded else done
 
     def offload_part_return(request: Any, state: str, result: Any, **options: Any) -> Any:

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from celery import states
-from celery.backends.base import KeyValueStoreBackend
 
 from offload.content.holds import Hold, holder
 from offload.hooks import failures, progress
-from offload.hooks.delivery import Delivery, running
+from offload.hooks.delivery import Delivery, is_redelivered, running
 from offload.hooks.message import HELD
-from offload.hooks.release import keeps_rows, part_ttl, release, result_ttl, state_ttl
+from offload.hooks.release import Releaser, part_ttl, release, result_ttl, state_ttl
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.result_refs import Encoded, options_of
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 
-__all__ = ("part_failure", "put_state", "replace_state", "stored_ref")
+__all__ = ("part_failure", "put_state", "read_row", "replace_state", "stored_ref")
 
 logger = logging.getLogger(__name__)
+
+_ONE_QUEUE = {"exchange": ""}
+"""For the `Releaser`, which else asks whether others have a copy of the message."""
 
 
 class _Made(NamedTuple):
     """Replacement of a large failure or of large progress in the result backend.
 
-    *held* is its reference and holder if another state will replace it; *former* is that of the
-    state that it replaces itself, if no delivery knows it.
+    *held* is its reference and holder if another state will replace it.
     """
 
     encoded: Encoded
     traceback: Any
     held: tuple[Ref[Any], str] | None
-    former: tuple[Ref[Any], str] | None = None
 
 
 def put_state(
@@ -53,7 +54,7 @@ def put_state(
             return None
         encoded, ref, held_by = put
         held = None if state == states.SUCCESS else (ref, held_by)
-        return _Made(encoded, traceback, held, _former(runtime, backend, task_id, held))
+        return _Made(encoded, traceback, held)
     if hasattr(request, HELD):  # the main process doesn't wait for the store; its errors are small
         return None
     is_replaced = state == states.RETRY
@@ -85,34 +86,68 @@ def put_state(
     if delivery is not None:
         delivery.failure = result, encoded
     held = (stored, held_by) if is_replaced and stored is not None else None
-    return _Made(encoded, excerpt, held, _former(runtime, backend, task_id, held))
+    return _Made(encoded, excerpt, held)
 
 
-def replace_state(runtime: Runtime, delivery: Delivery | None, made: _Made | None) -> None:
-    """Release the state that was replaced, and remember the one that replaced it."""
-    former = None if made is None else made.former
-    if delivery is not None:
-        former = delivery.state or former
-        delivery.state = None if made is None else made.held
-    if former is not None:
-        release(runtime, [former[0]], former[1], later=True)
+def read_row(
+    runtime: Runtime, backend: Any, task_id: str, delivery: Delivery | None, request: Any, made: Any
+) -> Iterable[Any]:
+    """Return the metadata that is about to be replaced in a database, if it may have a large value.
 
-
-def _former(
-    runtime: Runtime, backend: Any, task_id: str, held: tuple[Ref[Any], str] | None
-) -> tuple[Ref[Any], str] | None:
-    """Return the state that *held* replaces, if it isn't known to the delivery of the task: it is
-    stored by another process, or by an earlier delivery.
+    Other backends read it themselves. A database is asked only if the state may be that of another
+    message or process: of a task that is retried, was delivered before, or was killed.
     """
-    delivery = running(task_id)
-    if held is None or (delivery is not None and delivery.state is not None):
-        return None
-    if not (isinstance(backend, KeyValueStoreBackend) or keeps_rows(backend)):
-        return None  # reading the message would consume it before its reader sees it
+    if delivery is not None:
+        if delivery.state is not None or delivery.has_stored:
+            return ()
+        if not (
+            (made is not None and made.held is not None)
+            or request is None
+            or request.retries
+            or is_redelivered(vars(request))
+        ):
+            return ()
+    elif not (hasattr(request, HELD) or (made is not None and made.held is not None)):
+        return ()
     if runtime.app.conf.task_always_eager:
-        return None  # Celery warns about reading results
-    found = stored_ref(runtime, backend, task_id)
-    return found if found is not None and found[1].startswith("progress:") else None
+        return ()  # Celery warns about reading results
+    try:
+        return [backend.get_task_meta(task_id)]
+    except Exception as exc:  # storing the new state must work nevertheless
+        logger.info("the former state of %s keeps its value until it expires: %s", task_id, exc)
+        return ()
+
+
+def replace_state(
+    runtime: Runtime,
+    delivery: Delivery | None,
+    request: Any,
+    made: _Made | None,
+    read: Iterable[Any],
+) -> None:
+    """Release the state that was replaced, and remember the one that replaced it.
+
+    Args:
+        read: the metadata that the backend had, if it was read.
+    """
+    held = None if made is None else made.held
+    former: dict[str, Ref[Any]] = {}
+    for meta in read:
+        if isinstance(meta, ResultMeta) and meta.holder:
+            former[meta.holder] = Ref.unbound(meta.wire)
+        elif held is not None and meta["status"] == states.SUCCESS:
+            # A task that has succeeded before runs again, and Celery keeps its result.
+            former[held[1]], held = held[0], None
+    if delivery is not None:
+        if delivery.state is not None:
+            former[delivery.state[1]] = delivery.state[0]
+        delivery.state = held
+    in_main = hasattr(request, HELD)
+    for name, ref in former.items():
+        if in_main:  # which doesn't wait for the store
+            runtime.part(Releaser).submit([ref.wire], name, _ONE_QUEUE)
+        else:
+            release(runtime, [ref], name, later=True)
 
 
 def part_failure(runtime: Runtime, backend: Any, request: Any, state: str, result: Any) -> Any:

@@ -12,9 +12,12 @@ import pytest
 from celery import Celery, chord, states
 from celery.exceptions import Ignore
 from celery.result import AsyncResult
+from celery.worker.request import Request
 
 from offload import FailureTruncated, StoreUnavailable
+from offload.hooks import requests
 from offload.inspect.values import describe_task
+from tests.support.processes import wait_until
 from tests.support.wire import Wire, make_wire
 
 MESSAGE = "no rows in " + "x" * 100_000
@@ -95,6 +98,14 @@ def with_tasks(wire):
             raise_error("message")
         except ValueError as exc:
             raise self.retry(exc=exc, countdown=0) from exc
+
+    @app.task(name="stubborn", bind=True, shared=False)
+    def stubborn(self, end):
+        if self.request.retries:
+            if end == "fails":
+                raise KeyError(MESSAGE)
+            return ROWS if end == "returns" else 1
+        raise self.retry(exc=ValueError(MESSAGE), countdown=0)
 
     @app.task(name="progress", bind=True, shared=False)
     def progress(self, *values):
@@ -315,6 +326,58 @@ def test_new_progress_releases_the_former(backend, tmp_path):
         assert left.startswith(f"{name}:{result.id}")
         result.forget()
         assert holders(wire) == set()
+
+
+@pytest.mark.parametrize("backend", ("cache", "database"))
+@pytest.mark.parametrize("end", ("returns", "fails", "small"))
+def test_a_retry_releases_the_failure_that_it_replaces(backend, end, tmp_path):
+    """What a task's last state refers to is all that is held after a retry, whichever process
+    executed its first message, and however small that state is.
+    """
+    conf = conf_of(backend, "json", tmp_path)
+    wire = with_tasks(offload_wire(conf))
+    result = wire.app.tasks["stubborn"].delay(end)
+    wire.execute(wire.take())
+    (waiting,) = holders(wire)
+    assert waiting.startswith(f"progress:{result.id}")
+    wire.work()
+    left = {"returns": {f"result:{result.id}"}, "fails": {f"result:{result.id}"}, "small": set()}
+    assert holders(wire) == left[end]
+    assert result.state == ("FAILURE" if end == "fails" else "SUCCESS")
+
+
+@pytest.mark.parametrize("backend", ("cache", "database"))
+@pytest.mark.parametrize("state", ("FAILURE", "REVOKED"))
+def test_a_killed_task_releases_its_progress(backend, state, tmp_path):
+    """If the main process ends a task that has stored large progress, nothing stays held."""
+    wire = with_tasks(offload_wire(conf_of(backend, "json", tmp_path)))
+    wire.app.tasks["steps"].delay("ignored")  # as killed: the last state is its progress
+    message = wire.take()
+    wire.execute(message)
+    task_id = message.headers["id"]
+    (left,) = holders(wire)
+    assert left.startswith(f"progress:{task_id}")
+    requests.install()
+    message.headers = {**message.headers, "task": "steps"}
+    request = Request(message, app=wire.app, task=wire.app.tasks["steps"])
+    if state == "FAILURE":
+        request.on_timeout(soft=False, timeout=1)
+    else:
+        request._announce_revoked("terminated", True, 15, False)
+    assert wire.app.AsyncResult(task_id).state == state
+    wait_until(lambda: not holders(wire), "its progress is released")
+
+
+@pytest.mark.parametrize("backend", ("cache", "database"))
+def test_progress_of_a_finished_task_is_not_held(backend, tmp_path):
+    """Celery keeps the result of a task that has succeeded, so progress that a second run of its
+    message stores is dropped, and held no longer.
+    """
+    wire = with_tasks(offload_wire(conf_of(backend, "json", tmp_path)))
+    wire.app.backend.store_result("finished-id", 1, states.SUCCESS)
+    wire.app.tasks["fail"].update_state("finished-id", "PROGRESS", ROWS)
+    assert wire.app.AsyncResult("finished-id").get(timeout=10) == 1
+    assert holders(wire) == set()
 
 
 def test_progress_stored_by_others_releases_the_former():
