@@ -13,8 +13,9 @@ Root blob, in bytes::
 The body is the value's buffers one after another, each followed by zeros up to a
 multiple of 64, so that every buffer can be used where it lies. The header is
 ``{"b": [size, …], "s": serializer}``, with ``"c": [[digest, size], …]`` where the body
-is cut into chunks, and ``"x": 1`` where the first buffer is the serializer's head (a
-head too long to be kept in the root).
+is cut into chunks, ``"x": 1`` where the first buffer is the serializer's head (a
+head too long to be kept in the root), and ``"u": text`` where the root must differ from
+that of an equal value.
 
 The digest of the root blob names the value: it covers the chunks by their digests.
 """
@@ -221,12 +222,15 @@ def pack(
     """
     names = None if key is None else key.names
     head, buffers = payload.head, list(payload.buffers)
-    if payload.size < _TINY and len(buffers) == 1 and (limit or CHUNK) >= _LEAST_LIMIT:
+    is_tiny = payload.size < _TINY and len(buffers) == 1 and not payload.salt
+    if is_tiny and (limit or CHUNK) >= _LEAST_LIMIT:
         [only] = buffers
         start = _tiny_start(payload.serializer, head, only.nbytes)
         root: list[Buffer] = [start, only, _padding(only.nbytes)]
         return Packed(digest_of(root, names), root, (), key)
     header: dict[str, object] = {"s": payload.serializer}
+    if payload.salt:
+        header["u"] = payload.salt
     if len(head) > (HEAD_LIMIT if limit is None else min(HEAD_LIMIT, limit // 4)):
         buffers.insert(0, memoryview(head))
         header["x"] = 1

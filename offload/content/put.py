@@ -117,7 +117,7 @@ class Writer:
             return self._serializers.encode(value, celery_serializer)
 
     def prepare(
-        self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int
+        self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int, salt: str = ""
     ) -> Ref[Any] | Payload | None:
         """Return the replacement for *value* in a message or a result; None to keep the value.
 
@@ -125,17 +125,22 @@ class Writer:
         already held, or is inside the reference: it has less than *threshold* bytes, and
         *celery_serializer* can't carry it.
 
+        Args:
+            salt: see `Payload`.
+
         Raises: SerializationError, ValueTooLarge.
         """
-        cached = self.find_cached_ref(
-            value, celery_serializer=celery_serializer, hold=hold, threshold=threshold
-        )
+        cached = None
+        if not salt:
+            cached = self.find_cached_ref(
+                value, celery_serializer=celery_serializer, hold=hold, threshold=threshold
+            )
         if cached is not None:
             return cached
         payload = self.serialize(value, celery_serializer)
         self.check_size(payload)
         if payload.size >= threshold:
-            return payload
+            return replace(payload, salt=salt) if salt else payload
         if not payload.ships_code and self._serializers.carries(value, celery_serializer):
             return None
         return self.inline_ref(payload)
@@ -220,7 +225,7 @@ class Writer:
         deduplicated = packed.deduplicated(payload.size, missing)
         self._counters.offloaded(payload.size, deduplicated, whole=not missing)
         ref = self._sign(digests, payload.size, payload.serializer, payload.type, hold, ttl)
-        if celery_serializer:
+        if celery_serializer and not payload.salt:
             self._cache.remember(value, celery_serializer, (ref, digests))
         return ref
 

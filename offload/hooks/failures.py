@@ -125,7 +125,7 @@ def put(
         ref = None
         try:
             payload = runtime.content.writer.serialize(data, "json")
-            payload = replace(payload, type=str(stand_in["exc_type"]))
+            payload = replace(payload, type=str(stand_in["exc_type"]), salt=suffix)
             ref = runtime.content.writer.put_payload(payload, hold=hold())
         except Exception as error:
             settings = runtime.settings

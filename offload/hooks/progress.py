@@ -6,7 +6,6 @@ in it what to do. A newer state replaces it, and releases its value.
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 from celery import states
@@ -14,14 +13,14 @@ from celery import states
 from offload.content.holds import Hold, holder
 from offload.errors import OffloadError
 from offload.hooks.message import described, wire_form
-from offload.hooks.release import result_ttl, state_ttl
+from offload.hooks.release import UNIQUE, new_suffix, progress_holder, result_ttl, state_ttl
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.result_refs import Encoded, can_skip, result_ref
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref, has_wire_form, looks_like_ref
 from offload.settings import TaskOptions
 
-__all__ = ("is_progress", "new_suffix", "progress_holder", "progress_meta", "put")
+__all__ = ("is_progress", "progress_meta", "put")
 
 _REF, _HELD, _HINT = "offload_progress", "offload_holder", "offload"
 _READ_IT = "install or upgrade offload here and call Offload(app)"
@@ -52,13 +51,14 @@ def put(
             result_ref(runtime, options, value, backend.serializer, Hold(0.0))  # counts it
         return None
     is_result = state == states.SUCCESS
-    suffix = new_suffix()
+    salt = "" if is_result or forged or looks_like_ref(value) or isinstance(value, Ref) else UNIQUE
+    suffix = new_suffix(salt)
     held_by = holder("result", task_id) if is_result else progress_holder(task_id, suffix)
     ttl = result_ttl(runtime, options) if is_result else state_ttl(runtime, options)
     hold = Hold(ttl, held_by)
     with runtime.counters.about(name, "result" if is_result else "progress"):
         try:
-            ref = result_ref(runtime, options, value, backend.serializer, hold)
+            ref = result_ref(runtime, options, value, backend.serializer, hold, salt and suffix)
             if ref is None and forged:
                 writer = runtime.content.writer
                 ref = writer.put(value, celery_serializer=backend.serializer, hold=hold)
@@ -71,19 +71,6 @@ def put(
         return Encoded(wire_form(ref, backend.serializer)), ref, held_by
     hint = f"{ref.shown}: {_READ_IT}"
     return Encoded({_REF: ref.wire, _HELD: suffix, _HINT: hint}), ref, held_by
-
-
-def new_suffix() -> str:
-    """Return a new suffix for `progress_holder`.
-
-    Each state's value has a holder of its own: two may share chunks, and one is released.
-    """
-    return secrets.token_hex(4)
-
-
-def progress_holder(task_id: str, suffix: str) -> str:
-    """Return the holder of the value of a state that another one will replace."""
-    return holder("progress", f"{task_id}+{suffix}")
 
 
 def is_progress(stored: Any) -> bool:

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import logging
 import queue
+import secrets
 import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from celery import signals, states
 from kombu.transport import virtual
 
 from offload.content.holds import Hold, holder
+from offload.content.manifest import SINGLE
 from offload.errors import OffloadError
 from offload.forks import guard_forks
 from offload.hooks.celery_internals import collected_parts, collects_parts
@@ -37,10 +39,12 @@ from offload.hooks.message import body_of, task_holder
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
+from offload.stores.capabilities import chunk_size_of
 from offload.stores.processes import PerProcess
 
 __all__ = (
     "CLEANED_DAILY",
+    "UNIQUE",
     "PartKeeper",
     "Releaser",
     "cleanup_releasing",
@@ -48,13 +52,19 @@ __all__ = (
     "is_done",
     "is_only_copy",
     "keeps_rows",
+    "new_suffix",
     "part_ttl",
+    "progress_holder",
     "release",
     "result_ttl",
     "state_ttl",
 )
 
 logger = logging.getLogger(__name__)
+
+UNIQUE = "u"
+"""Start of the suffix of a state whose stored value nothing else shares."""
+_BRIEFLY = 60.0
 
 CLEANED_DAILY = 86400.0
 """Seconds between two cleanups of a result backend, by Celery's own schedule for beat."""
@@ -146,9 +156,9 @@ def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str, *, later: boo
             that. So a busy worker makes no request for this. Otherwise a thread makes one soon.
     """
     try:
-        opened = map(runtime.content.opened, refs)
-        later = later and runtime.is_worker
-        if runtime.content.holds.release(opened, name, runtime.grace, later=later):
+        opened = [*map(runtime.content.opened, refs)]
+        grace, later = _grace_of(runtime, opened, name), later and runtime.is_worker
+        if runtime.content.holds.release(opened, name, grace, later=later):
             runtime.part(Releaser).flush_soon()
     except Exception as exc:
         runtime.counters.add(releases_failed=1)
@@ -160,6 +170,37 @@ def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str, *, later: boo
             exc,
             exc_info=not expected,
         )
+
+
+def new_suffix(kind: str = "") -> str:
+    """Return a new suffix for `progress_holder`.
+
+    Each state's value has a holder of its own: two may share chunks, and one is released.
+
+    Args:
+        kind: `UNIQUE` or empty.
+    """
+    return kind + secrets.token_hex(4)
+
+
+def progress_holder(task_id: str, suffix: str) -> str:
+    """Return the holder of the value of a state that another one will replace."""
+    return holder("progress", f"{task_id}+{suffix}")
+
+
+def _grace_of(runtime: Runtime, refs: Sequence[Ref[Any]], name: str) -> float:
+    """Return for how many seconds released values stay.
+
+    A value that no message can have needs to outlast those who have just read its reference only.
+    A task may replace its progress many times a second.
+    """
+    kind, _, suffix = name.partition(":")
+    is_unique = kind == "progress" and suffix.rpartition("+")[2].startswith(UNIQUE)
+    # Chunks may be shared.
+    is_whole = chunk_size_of(runtime.store) is None and all(ref.size < SINGLE for ref in refs)
+    if is_unique and is_whole:
+        return min(runtime.grace, _BRIEFLY)
+    return runtime.grace
 
 
 _Release = tuple[list[str], str, Mapping[str, Any] | None]

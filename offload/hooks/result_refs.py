@@ -52,9 +52,16 @@ def can_skip(result: Any, threshold: int | None) -> bool:
 
 
 def result_ref(
-    runtime: Runtime, options: TaskOptions, result: Any, serializer: str, hold: Hold
+    runtime: Runtime,
+    options: TaskOptions,
+    result: Any,
+    serializer: str,
+    hold: Hold,
+    salt: str = "",
 ) -> Ref[Any] | None:
     """Return the reference that replaces *result*; None if it isn't replaced.
+
+    *salt* is that of a new payload.
 
     Raises: SerializationError, ValueTooLarge, StoreUnavailable, StoreError.
     """
@@ -77,7 +84,9 @@ def result_ref(
         runtime.observer.observe(result, serializer, threshold)
         return None
     writer = runtime.content.writer
-    found = writer.prepare(result, celery_serializer=serializer, hold=hold, threshold=threshold)
+    found = writer.prepare(
+        result, celery_serializer=serializer, hold=hold, threshold=threshold, salt=salt
+    )
     if not isinstance(found, Payload):
         return found
     return writer.put_or_inline(found, hold=hold, value=result, celery_serializer=serializer)

@@ -39,6 +39,7 @@ from offload.hooks.release import (
     cleanup_releasing,
     has_ended,
     keeps_rows,
+    progress_holder,
     release,
 )
 from offload.hooks.requests import readable
@@ -136,7 +137,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
             text = _reference(meta["result"])  # form of other backends and earlier versions
         if failed:
             suffix = failures.holder_suffix(stored)
-            held_by = progress.progress_holder(_task_id(meta), suffix) if suffix else ""
+            held_by = progress_holder(_task_id(meta), suffix) if suffix else ""
             made: Any = failures.FailureMeta(
                 meta, runtime, backend, stored, exception_to_python, held_by
             )

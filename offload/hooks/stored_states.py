@@ -12,7 +12,16 @@ from offload.content.holds import Hold, holder
 from offload.hooks import failures, progress
 from offload.hooks.delivery import Delivery, is_redelivered, running
 from offload.hooks.message import HELD
-from offload.hooks.release import Releaser, part_ttl, release, result_ttl, state_ttl
+from offload.hooks.release import (
+    UNIQUE,
+    Releaser,
+    new_suffix,
+    part_ttl,
+    progress_holder,
+    release,
+    result_ttl,
+    state_ttl,
+)
 from offload.hooks.result_meta import ResultMeta
 from offload.hooks.result_refs import Encoded, options_of
 from offload.hooks.runtime import Runtime
@@ -58,10 +67,8 @@ def put_state(
     if hasattr(request, HELD):  # the main process doesn't wait for the store; its errors are small
         return None
     is_replaced = state == states.RETRY
-    suffix = progress.new_suffix() if is_replaced else ""
-    held_by = (
-        progress.progress_holder(task_id, suffix) if is_replaced else holder("result", task_id)
-    )
+    suffix = new_suffix(UNIQUE) if is_replaced else ""
+    held_by = progress_holder(task_id, suffix) if is_replaced else holder("result", task_id)
 
     def hold() -> Hold:
         ttl = (state_ttl if is_replaced else result_ttl)(runtime, options)

@@ -46,6 +46,7 @@ class Payload:
             the value can change.
         type: name of the value's type, for display: ``DataFrame``, ``numpy.ndarray``.
         ships_code: whether reading it needs a class or function from a `Code`.
+        salt: text that makes the stored value differ from any equal one; "": it is shared.
         size: bytes of the head and all buffers.
     """
 
@@ -54,6 +55,7 @@ class Payload:
     buffers: Sequence[memoryview] = ()
     type: str = ""
     ships_code: bool = False
+    salt: str = ""
     size: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -328,6 +328,31 @@ def test_new_progress_releases_the_former(backend, tmp_path):
         assert holders(wire) == set()
 
 
+def test_frequent_progress_does_not_pile_up():
+    """Progress that was replaced is deleted after a minute, whatever else has the same content; its
+    task's arguments and large progress, which may share chunks, keep the grace period.
+    """
+    wire = with_tasks(offload_wire({}, grace=5000))
+
+    @wire.app.task(name="often", bind=True, shared=False)
+    def often(self, rows):
+        for _ in range(20):
+            self.update_state(state="PROGRESS", meta=rows)
+        assert wire.app.AsyncResult(self.request.id).info == rows
+        raise Ignore
+
+    lives = []
+    for rows in (ROWS, "x" * (1 << 20)):
+        result = often.delay(rows)
+        wire.work()
+        lives.append(sorted(info.ttl for info in wire.hook.store.blobs.scan()))
+        result.forget()
+        wire.hook.store.blobs.delete([info.digest for info in wire.hook.store.blobs.scan()])
+    small, large = lives
+    assert sum(ttl > 60 for ttl in small) == 2  # the argument, and the last progress
+    assert min(large) > 60
+
+
 @pytest.mark.parametrize("backend", ("cache", "database"))
 @pytest.mark.parametrize("end", ("returns", "fails", "small"))
 def test_a_retry_releases_the_failure_that_it_replaces(backend, end, tmp_path):
