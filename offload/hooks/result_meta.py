@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import states
 from celery.result import AsyncResult, ResultSet
@@ -99,19 +99,24 @@ class ResultMeta(dict):  # type: ignore[type-arg]
             return self.ref
         try:
             self.fill(self.ref.get())
-        except BlobMissing as exc:
-            raise self.missing_error(exc) from exc
+        except OffloadError as exc:
+            self.fail(exc)
         return super().__getitem__(key)
 
-    def missing_error(self, exc: BlobMissing) -> OffloadError:
-        """Return *exc* with the result's name and the setting that its value may have outlived."""
+    def fail(self, exc: OffloadError) -> NoReturn:
+        """Raise *exc* with the name of the task and, if the value is lost, a likely reason."""
+        name = str(dict.get(self, "name") or dict.get(self, "task_id"))
+        if exc.task is not None:
+            raise exc
+        if not isinstance(exc, BlobMissing):
+            raise described(exc, name, "result") from exc
         new = type(exc)(
             f"{exc}. A result's value is kept for result_expires after it was stored, or until the "
             "result is forgotten or the backend is cleaned up",
             digest=exc.digest or self.ref.digest,
             store=exc.store,
         )
-        return described(new, str(dict.get(self, "name") or dict.get(self, "task_id")), "result")
+        raise described(new, name, "result") from exc
 
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()  # so that dict(meta) accesses each item
@@ -248,6 +253,6 @@ def _resolve_all(content: ContentStore, places: Sequence[tuple[list[Any], int]])
     for (values, at), meta in zip(places, metas, strict=True):
         try:
             values[at] = next(found)
-        except BlobMissing as exc:
-            raise meta.missing_error(exc) from exc
+        except OffloadError as exc:
+            meta.fail(exc)
         meta.fill(values[at])

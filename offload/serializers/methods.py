@@ -32,6 +32,7 @@ __all__ = (
     "check_made",
     "checked",
     "set_state",
+    "slots_of",
 )
 
 IsVersion = Callable[[type], bool]
@@ -157,7 +158,7 @@ def attributes(value: Any, state: Any, is_version: IsVersion) -> Any:
         return state
     own = dict(getattr(value, "__dict__", None) or {})
     slots = {}
-    for name, slot in _slots(type(value)).items():
+    for name, slot in slots_of(type(value)).items():
         try:
             slots[name] = slot.__get__(value, type(value))
         except AttributeError:
@@ -176,7 +177,7 @@ def set_state(made: Any, state: Any, is_version: IsVersion) -> None:
     if isinstance(state, tuple) and len(state) == 2:
         state, slots = state
     own = dict(state or {})
-    known = _slots(cls)
+    known = slots_of(cls)
     for name, value in (slots or {}).items():
         slot = known.get(name)
         if slot is None:
@@ -197,7 +198,7 @@ def _namespace(made: Any) -> dict[str, Any]:
     return namespace
 
 
-def _slots(cls: type) -> Mapping[str, Any]:
+def slots_of(cls: type) -> Mapping[str, Any]:
     """Return the slots of a class by name."""
     found: dict[str, Any] = {}
     for each in reversed(cls.__mro__):

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import orjson
 import pytest
+from celery.result import ResultSet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
@@ -73,6 +74,10 @@ def decode(data, version):
 
 def join(blob, rest):
     return Blob(bytes(blob.data) + bytes(rest["more"][0].data))
+
+
+def make_blob(size):
+    return Blob(b"x" * size)
 
 
 def labels(blob, rest):
@@ -300,6 +305,22 @@ def test_a_task_without_the_type_fails_with_its_name(types):
     types.restore()
     with pytest.raises(UnknownType, match=r"task 'labels', .*'my\.blob'"):
         result.get(timeout=10)
+
+
+def test_a_result_without_the_type_names_it(types):
+    """A reader of a result that lacks its type gets an error that names task or id, and type; in a
+    group, too.
+    """
+    blobs()
+    wire = make_wire()
+    wire.app.task(name="make", shared=False)(make_blob)
+    wire.app.finalize()
+    results = [wire.app.tasks["make"].delay(100_000) for _ in range(2)]
+    wire.work()
+    types.clear()
+    for read in (results[0].get, ResultSet(results, app=wire.app).join):
+        with pytest.raises(UnknownType, match=rf"task '{results[0].id}', result: .*'my\.blob'"):
+            read(timeout=10)
 
 
 def test_an_older_reader_refuses_a_newer_version(types):

@@ -70,6 +70,21 @@ class Order:
         return len(self.lines)
 
 
+class Keyed:
+    __slots__ = ("key",)
+
+
+@dataclass
+class Sealed(Keyed):
+    __slots__ = ("name",)
+    name: str
+
+
+@dataclass
+class Box(Generic[T]):
+    content: T
+
+
 class Item(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
     number: int = Field(alias="Number", ge=0)
@@ -161,12 +176,26 @@ def test_slots_and_missing_attributes_are_kept(types):
 
 
 def test_attributes_besides_the_fields_are_refused(types):
-    """A dataclass instance with an attribute that isn't a field isn't simplified silently."""
-    register_type(Part)
-    part = Part("x")
-    part.more = 1
-    with pytest.raises(SerializationError, match="attributes that aren't fields"):
-        through([part])
+    """An attribute that isn't a field, also one in a slot of a base class or of a model, isn't
+    dropped silently.
+    """
+    for kind in (Part, Sealed, Item):
+        register_type(kind)
+    part, sealed, item = Part("x"), Sealed("x"), Item(number=1)
+    assert through([part, sealed, item]) == [part, sealed, item]
+    part.more = sealed.key = 1
+    vars(item)["more"] = 1
+    for value in (part, sealed, item):
+        with pytest.raises(SerializationError, match="attributes that aren't fields"):
+            through([value])
+
+
+def test_a_parametrized_dataclass_arrives(types):
+    """`Box[int](1)` arrives as a `Box`, without its parameter, which Python makes an attribute."""
+    register_type(Box)
+    arrived = through(Box[int](1))
+    assert (type(arrived), arrived.content) == (Box, 1)
+    assert not hasattr(arrived, "__orig_class__")
 
 
 def test_a_field_that_is_no_data_is_named(types):

@@ -16,11 +16,13 @@ from enum import Enum, Flag
 from typing import Any
 
 from offload.serializers.base import NotData
+from offload.serializers.methods import slots_of
 from offload.serializers.types.registry import NotDecoded
 from offload.text import reason_of
 
 __all__ = ("derive", "nested_types")
 
+_NO_FIELDS = "it has attributes that aren't fields"
 _Pair = tuple[str, Callable[[Any], Any], Callable[[Any, int], Any]]
 
 
@@ -85,12 +87,13 @@ def _dataclass(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, in
         raise TypeError("its instances consist of more than fields")
     fields = dataclasses.fields(kind)
     names = frozenset(field.name for field in fields)
-    cached = _cached_properties(kind)
+    known = names | _derived_attributes(kind)
+    hidden = [slot for name, slot in slots_of(kind).items() if name not in names]
 
     def encode(value: Any) -> Any:
         found = {name: getattr(value, name) for name in ordered if hasattr(value, name)}
-        if getattr(value, "__dict__", {}).keys() - names - cached:
-            raise NotData("it has attributes that aren't fields")
+        if getattr(value, "__dict__", {}).keys() - known or any(_is_set(s, value) for s in hidden):
+            raise NotData(_NO_FIELDS)
         return found
 
     def decode(data: Any, version: int) -> Any:  # noqa: ARG001 (missing fields have defaults)
@@ -115,13 +118,23 @@ def _dataclass(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, in
     return encode, decode
 
 
-def _cached_properties(kind: type[Any]) -> frozenset[str]:
-    return frozenset(
+def _derived_attributes(kind: type[Any]) -> frozenset[str]:
+    """Return the names of attributes that needn't travel: `Box[int](…)` sets its parameter."""
+    cached = (
         name
         for base in kind.__mro__
         for name, attribute in vars(base).items()
         if isinstance(attribute, functools.cached_property)
     )
+    return frozenset(cached) | {"__orig_class__"}
+
+
+def _is_set(slot: Any, value: Any) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return False
+    return True
 
 
 # -- enums
@@ -169,11 +182,14 @@ def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
     from pydantic import RootModel, ValidationError
 
     is_root = issubclass(kind, RootModel)
+    derived = _derived_attributes(kind)
     by_name = "by_name" in inspect.signature(kind.model_validate).parameters
 
     def encode(value: Any) -> Any:
         attributes = vars(value)
         names = list(_fields(kind))
+        if attributes.keys() - names - derived:
+            raise NotData(_NO_FIELDS)
         found: dict[str, Any] = {
             "fields": {name: attributes[name] for name in names if name in attributes}
         }
