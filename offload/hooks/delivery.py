@@ -23,6 +23,7 @@ from offload.hooks.message import (
     message_name,
     task_holder,
     text_in,
+    whole_refs,
     without_refusal,
 )
 from offload.hooks.options import TaskFacts
@@ -52,6 +53,7 @@ _deliveries: dict[str, Delivery] = {}
 _current: ContextVar[Delivery | None] = ContextVar("offload_delivery", default=None)
 
 _ARGUMENTS = ("args", "kwargs")
+_EMBEDDED = frozenset({"callbacks", "errbacks", "chain", "chord"})
 _NO_OPTIONS = TaskOptions.read(None, "message")
 
 
@@ -203,6 +205,9 @@ class Delivery:
         if note.errbacks:
             request["errbacks"] = note.errbacks
         self.kwargs = without_refusal(self.kwargs)
+        if note.key:
+            for field in _EMBEDDED.intersection(request):
+                request[field] = whole_refs(request[field], note.key)
         if note.refs or note.keep or note.within:
             self._resolve(request, note, facts)
 
@@ -215,6 +220,7 @@ class Delivery:
             return ref
 
         def bind_in_signature(node: Any, path: Path) -> Any:
+            node = whole_refs(node, note.key)
             return replace_refs(node, lambda ref: self._bind_pickled(ref, path, facts))
 
         bound = replace_each(root, [*note.refs, *note.keep], bind)

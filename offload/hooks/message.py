@@ -16,7 +16,7 @@ from offload.content.holds import holder
 from offload.errors import InvalidRef, KeyUnavailable, OffloadError, UnsupportedVersion
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, replace_each, replace_refs
-from offload.hooks.short import KEY_FORM, expand
+from offload.hooks.short import KEY_FORM, expand, shorten
 from offload.ref import LostValue, Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
 
@@ -34,6 +34,7 @@ __all__ = (
     "as_wire",
     "body_of",
     "described",
+    "is_argument",
     "is_for_ref",
     "message_name",
     "own_name",
@@ -42,6 +43,7 @@ __all__ = (
     "task_holder",
     "text_in",
     "waits_of",
+    "whole_refs",
     "wire_form",
     "without_refusal",
 )
@@ -76,6 +78,8 @@ and their wire texts."""
 _LONG_REFS = 2  # version of the notes of other messages
 _ROOTS = frozenset({"args", "kwargs", "callbacks", "errbacks", "chain", "chord"})
 _ARGUMENTS = frozenset({"args", "kwargs"})
+_PARTS = frozenset({int, str})
+_KEYS: Mapping[Any, type] = {"args": int, "kwargs": str}
 _LONGEST_PATH = 256  # keys
 _LATEST = 1 << 53  # later than any time
 _DEEPEST = 100  # levels of containers in which unverified references are searched for
@@ -133,7 +137,7 @@ class Note:
             )
         until, since = data.get("until"), data.get("since")
         errbacks = data.get("errbacks", ())
-        holds, also = data.get("holds", ""), data.get("also", ())
+        holds, also, refs = data.get("holds", ""), data.get("also", ()), data.get("refs", ())
         attempt, waits = data.get("attempt", 0), data.get("waits", 0)
         if not (
             isinstance(holds, str)
@@ -148,6 +152,10 @@ class Note:
         for at in (until, since):
             if at is not None and (type(at) is not int or abs(at) >= _LATEST):
                 raise _malformed()
+        if key:
+            refs = [_whole_path(path) for path in refs] if isinstance(refs, (list, tuple)) else refs
+            also = [expand(text, key) if isinstance(text, str) else text for text in also]
+            errbacks = whole_refs(errbacks, key)
         for text in also:
             if not (isinstance(text, str) and has_wire_form(text)):
                 raise _malformed()
@@ -156,7 +164,7 @@ class Note:
         except Exception as exc:
             raise _malformed() from exc
         return cls(
-            refs=_paths(data.get("refs", ()), _ARGUMENTS),
+            refs=_paths(refs, _ARGUMENTS),
             keep=_paths(data.get("keep", ()), _ROOTS),
             within=_paths(data.get("within", ()), _ARGUMENTS),
             also=also,
@@ -174,11 +182,13 @@ class Note:
         """Return the data that `read` parses."""
         version = NOTE_VERSION if self.key else _LONG_REFS
         data: dict[str, Any] = {"v": version, "refs": list(self.refs), "keep": list(self.keep)}
+        also = self.also
         if self.key:
             data["k"] = self.key
-        for name in ("within", "holds", "also"):
-            if found := getattr(self, name):
-                data[name] = found
+            data["refs"] = [_short_path(path) for path in self.refs]
+            also = [shorten(text, self.key) for text in also]
+        parts = {"within": self.within, "holds": self.holds, "also": also}
+        data.update({name: part for name, part in parts.items() if part})
         if self.until is not None:
             data["until"] = int(self.until)
         if self.since is not None:
@@ -204,9 +214,44 @@ def _paths(data: Any, roots: frozenset[str]) -> Sequence[Path]:
             or not 2 <= len(path) <= _LONGEST_PATH
             or not isinstance(path[0], str)
             or path[0] not in roots
+            or not _PARTS.issuperset(map(type, path))
         ):
             raise _malformed()
     return data
+
+
+def is_argument(path: Path) -> bool:
+    """Return whether *path* leads to an argument as functions have them."""
+    return len(path) > 1 and type(path[1]) is _KEYS.get(path[0])
+
+
+def _short_path(path: Path) -> Any:
+    """Return the path of an argument without its root, which its next key tells; or only that key,
+    if it is the last.
+    """
+    _, *rest = path
+    return rest if len(rest) > 1 else rest[0]
+
+
+def _whole_path(path: Any) -> Any:
+    keys = path if isinstance(path, (list, tuple)) else [path]
+    return ["args" if keys and type(keys[0]) is int else "kwargs", *keys]
+
+
+def whole_refs(value: Any, key: str) -> Any:
+    """Return *value* with references, unverified, whose short forms were pickled with it.
+
+    Args:
+        key: `Note.key` of the message.
+    """
+    if not key:
+        return value
+
+    def whole(ref: Ref[Any]) -> Ref[Any]:
+        text = expand(ref.wire, key)
+        return ref if text == ref.wire else Ref.unbound(text)
+
+    return replace_refs(value, whole)
 
 
 def _key_in(data: Any) -> str:
@@ -309,6 +354,7 @@ def restore_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str,
         if note.errbacks:
             parts = {**parts, "errbacks": note.errbacks}
         root = {**parts, "kwargs": without_refusal(parts["kwargs"])}
+        root = {name: whole_refs(part, note.key) for name, part in root.items()}
         paths = [*note.refs, *note.keep]
         if not paths:
             return root, note.holds, held

@@ -23,6 +23,7 @@ from offload.hooks.message import (
     REFUSAL,
     STAND_IN,
     Note,
+    is_argument,
     message_name,
     task_holder,
 )
@@ -337,19 +338,20 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
     if out.slots:
         slots = {tuple(slot.path): slot for slot in out.slots if slot.placed}
         key, texts = "", dict[str, str]()  # pickle writes the same text once
-        if out.runtime.settings.short_refs:
+        if out.runtime.settings.short_refs and all(map(is_argument, note.refs)):
             key = key_of(slot.ref.wire for slot in slots.values() if slot.ref is not None)
             note = replace(note, key=key)
 
         def form(_old: Any, path: Path) -> Any:
             slot = slots[tuple(path)]
             assert slot.ref is not None  # noqa: S101 (for the type checker: it is stored)
-            if is_pickle and (slot.keep or slot.signature):
-                return Ref.unbound(slot.ref.wire)
             wire = slot.ref.wire
             if key and wire not in texts:
                 texts[wire] = shorten(wire, key)
-            return in_message(texts.get(wire, wire))
+            text = texts.get(wire, wire)
+            if is_pickle and (slot.keep or slot.signature):
+                return Ref.unbound(text)
+            return in_message(text)
 
         root = {"args": args, "kwargs": kwargs, **embed}
         embed = replace_each(root, list(slots), form)

@@ -6,14 +6,16 @@ import json
 
 import pytest
 from celery import chain, chord
+from celery.worker.request import Request
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.serialization import dumps as serialize
+from kombu.serialization import prepare_accept_content
 from kombu.utils.json import dumps
 
 from offload.digest import digest_of
 from offload.errors import InvalidRef, UnsupportedVersion
-from offload.hooks import message
+from offload.hooks import message, requests
 from offload.hooks.message import Note, refs_to_prefetch, restore_refs
 from offload.hooks.options import TaskFacts
 from offload.hooks.short import expand, key_of, shorten
@@ -207,6 +209,85 @@ def test_canvases_run(serializer):
     wire.fail.apply_async((BIG,), link_error=wire.total.si(BIG, 2))
     wire.work()
     assert sorted(args for args, _ in wire.seen) == [(BIG,), (BIG, 1), (BIG, 2)]
+
+
+def test_a_reference_takes_100_characters_with_its_path():
+    """A note of short references lists arguments by number or name, and their parts below that."""
+    wire = parts_of()
+    wire.total.delay(BIG)
+    before = len(dumps(wire.sent[-1][1]))
+    wire.total.delay(BIG, BIG)
+    assert len(dumps(wire.sent[-1][1])) - before <= 102  # commas included
+    ref = wire.hook.put(BIG)
+    wire.total.delay(BIG, [1, ref], more=BIG, deep={"0": [ref]})
+    assert note_of(wire)["refs"] == [0, [1, 1], "more", ["deep", "0", 0]]
+    wire.work()
+    assert wire.seen[-1] == ((BIG, [1, BIG]), {"more": BIG, "deep": {"0": [BIG]}})
+
+
+@pytest.mark.parametrize(
+    "refs", ([True], [1.5], [None], [[]], [{}], [["args"]], "0", {"0": 1}, [[0, [1]]], 5)
+)
+def test_malformed_paths_are_refused(refs):
+    """A note with a path that offload doesn't write is refused, or leads to no reference."""
+    wire = parts_of()
+    result = wire.total.delay(BIG)
+    sent = wire.take()
+    body = json.loads(sent.body)
+    body[2]["offload"]["refs"] = refs
+    sent.body = json.dumps(body)
+    wire.execute(sent)
+    with pytest.raises(InvalidRef):
+        result.get(timeout=10)
+    assert wire.seen == []
+
+
+def test_pickled_signatures_have_short_references():
+    """In a pickled message, references in its callbacks, and in signatures among its arguments, are
+    short, too; the holds that it lists are those of the whole ones, and all are restored.
+    """
+    sizes = []
+    for short in (False, True):
+        wire = parts_of("pickle")
+
+        @wire.app.task(name="forward", shared=False, bind=True)
+        def forward(self, step, _value):
+            self.app.send_task(step["task"], step["args"])
+
+        object.__setattr__(wire.hook._runtime.settings, "short_refs", short)
+        forward.apply_async(
+            (wire.total.si(BIG, 5), BIG),
+            link=wire.total.si(BIG, 1),
+            link_error=wire.total.si(BIG, 2),
+        )
+        body = wire.sent[-1][1]
+        sizes.append(len(serialize(body, "pickle")[2]))
+    assert sizes[1] < sizes[0] - 80
+    note = body[2]["offload"]
+    assert max(map(len, note["also"])) < 80
+    assert {each["args"][0].wire for each in body[2]["callbacks"]} == set(note["also"])
+    _, _, held = restore_refs({"args": body[0], "kwargs": {}, **body[2]}, note)
+    assert {wire.hook.content.open(text).get()[:3] == BIG[:3] for text in held} == {True}
+    wire.work()
+    assert sorted(args for args, _ in wire.seen) == [(BIG, 1), (BIG, 5)]
+
+
+def test_error_callbacks_in_pickled_messages_run():
+    """A task that fails, or that the main process ends, calls its error callbacks, whose short
+    references were pickled.
+    """
+    wire = parts_of("pickle")
+    wire.run(wire.total, 1)  # a worker would have built its tracer
+    wire.seen.clear()
+    wire.fail.apply_async((BIG,), link_error=wire.total.si(BIG, 2))
+    wire.work()
+    wire.fail.apply_async((BIG,), link_error=wire.total.si(BIG, 3))
+    sent = wire.take()
+    requests.install()
+    sent.headers, sent.accept = {**sent.headers, "task": "fail"}, prepare_accept_content(["pickle"])
+    Request(sent, app=wire.app, task=wire.fail).on_timeout(soft=False, timeout=1)
+    wire.work()
+    assert [args for args, _ in wire.seen] == [(BIG, 2), (BIG, 3)]
 
 
 def test_messages_without_references_stay_as_they_are():
