@@ -63,6 +63,7 @@ def run(scale: Scale, judge: Judge) -> None:
             pages: dict[str, Callable[[int], str]] = {
                 "overview": lambda _: "",
                 "tasks": lambda _: "tasks",
+                "values by size": lambda turn: f"values?page={turn + 1}",
                 "blobs by size": lambda turn: f"blobs?page={turn + 1}",
                 "blobs by expiry, chosen by size and holders": (
                     lambda turn: f"{chosen}&page={turn + 1}"
@@ -82,6 +83,7 @@ def _first_look(dashboard: _Dashboard, scale: Scale, judge: Judge) -> None:
     """Measure the scan of all blobs, and the overview during it."""
     dashboard.get("")
     before = resident(dashboard.pid)
+    dashboard.get("values")
     meanwhile: list[float] = []
     start = time.monotonic()
     while "Scanning the store" in dashboard.get("blobs"):

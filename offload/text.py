@@ -37,6 +37,7 @@ UNKNOWN = "-"
 """Placeholder for an unknown figure."""
 
 _MAX_REPR = 200  # characters
+_FOREVER = 50 * 365 * 86400.0  # seconds; stores without an infinite expiry use a longer one
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _DURATION_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 _SAVED_UNITS = ((2, 86400, "days"), (2, 3600, "h"), (2, 60, "min"), (1, 1, "s"), (0, 0.001, "ms"))
@@ -97,7 +98,7 @@ def human_duration(seconds: float | None) -> str:
     """Format seconds by their largest unit: ``45 s``, ``2.0 h``."""
     if seconds is None:
         return UNKNOWN
-    if math.isinf(seconds):
+    if seconds >= _FOREVER:
         return "forever"
     for size, unit in _DURATION_UNITS:
         if seconds >= size:

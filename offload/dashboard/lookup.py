@@ -184,10 +184,11 @@ def _lead(described: Mapping[str, Any], holders: _Holders, ttl: float) -> str:
         used = f" with {holders.count:,} holders"
     else:
         used = "" if holders.count is None else " used by nobody"
+    left = human_duration(ttl)
     end = (
         "is kept until it is unpinned"
-        if ttl == float("inf")
-        else (f"expires in {human_duration(ttl)}, unless it is held longer")
+        if left == "forever"
+        else (f"expires in {left}, unless it is held longer")
     )
     return f"{what}{used}. It {end}."
 

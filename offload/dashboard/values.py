@@ -131,6 +131,11 @@ def _table(
     )
 
 
+def _end(left: float) -> str:
+    text = human_duration(left)
+    return "kept until unpinned" if text == "forever" else f"in {text}"
+
+
 _COLUMNS: list[Column[_Line]] = [
     Column(
         "type",
@@ -158,8 +163,8 @@ _COLUMNS: list[Column[_Line]] = [
     ),
     Column(
         "expiry",
-        "Until",
-        lambda each: "unpinned" if each.left == float("inf") else f"in {human_duration(each.left)}",
+        "Expires",
+        lambda each: _end(each.left),
         lambda each: each.left,
         hint="when it expires, unless its holds are renewed or new ones are added",
     ),

@@ -189,7 +189,13 @@ def list_values(
     return ValueList(snapshot, kinds, sizes, names)
 
 
-_KINDS = {"task": "task", "result": "result", "memo": "memo result", "progress": "progress report"}
+_KINDS = {
+    "task": "task",
+    "result": "result",
+    "memo": "memo result",
+    "progress": "progress report",
+    "put": "publisher",
+}
 
 
 def describe_holders(holders: Iterable[str]) -> str:
@@ -201,6 +207,6 @@ def describe_holders(holders: Iterable[str]) -> str:
         if kind == "pin":
             named.append(f"pin {name.rpartition('+')[0] or name}")
         else:
-            counts[_KINDS.get(kind, "put" if kind == "put" else "other holder")] += 1
+            counts[_KINDS.get(kind, "other holder")] += 1
     texts = [f"{human_number(n)} {kind}{'s' if n > 1 else ''}" for kind, n in counts.items()]
     return ", ".join([*texts, *sorted(named)])

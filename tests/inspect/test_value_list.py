@@ -109,6 +109,6 @@ def test_holders_in_words():
     """Holders are counted by kind, and pins are named."""
     holders = ["task:a", "task:b+c", "result:d", "pin:model+3", "put", "task:e", "memo:f", "x:y"]
     assert describe_holders(holders) == (
-        "3 tasks, 1 result, 1 put, 1 memo result, 1 other holder, pin model"
+        "3 tasks, 1 result, 1 publisher, 1 memo result, 1 other holder, pin model"
     )
     assert describe_holders([]) == ""

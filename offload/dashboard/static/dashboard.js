@@ -236,5 +236,8 @@ function ready() {
 }
 
 theme(localStorage.getItem("offload-theme") ?? "system");
+const tabs = document.querySelector("header nav"); // scrolls on a phone
+const tab = tabs.querySelector("[aria-current]");
+if (tab) tabs.scrollLeft = tab.offsetLeft - tabs.offsetLeft - (tabs.clientWidth - tab.clientWidth) / 2;
 ready();
 again();
