@@ -29,11 +29,11 @@ IMAGES = ROOT / "docs" / "images"
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 780}
 PICTURES = {
-    "overview": ("?since=1h", WIDE, "light"),
-    "tasks": ("tasks", WIDE, "light"),
-    "blobs": ("blobs", WIDE, "dark"),
-    "stores": ("stores", WIDE, "light"),
-    "phone": ("?since=1h", PHONE, "dark"),
+    "overview": ("", WIDE, "light"),
+    "task": ("task?name=worker_example.tasks.total_distance", WIDE, "light"),
+    "values": ("values", WIDE, "dark"),
+    "workers": ("workers", WIDE, "light"),
+    "phone": ("", PHONE, "dark"),
 }
 
 
