@@ -30,7 +30,7 @@ WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 780}
 PICTURES = {
     "overview": ("", WIDE, "light"),
-    "task": ("task?name=worker_example.tasks.total_distance", WIDE, "light"),
+    "task": ("task?name=worker_example.tasks.features", WIDE, "light"),
     "values": ("values", WIDE, "dark"),
     "workers": ("workers", WIDE, "light"),
     "phone": ("", PHONE, "dark"),
@@ -92,7 +92,7 @@ def take(browser: Browser, url: str, name: str) -> None:
     page = browser.new_page(viewport=size, color_scheme=scheme)
     page.goto(url + path)
     page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(6000)  # workers have been asked, and the page was updated
+    page.wait_for_timeout(12_000)  # workers have been asked, and the page was updated
     page.screenshot(path=IMAGES / f"{name}.png")
     page.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from types import SimpleNamespace
 
+from offload.hooks import execute
 from offload.hooks import memo as hooks
 from offload.memo import forget
 
@@ -29,7 +30,7 @@ def call_memo_tasks(wire, monkeypatch):
     """
     clock = itertools.count()
     measured = SimpleNamespace(perf_counter=lambda: next(clock) * SECONDS)
-    monkeypatch.setattr(hooks, "time", measured)
+    monkeypatch.setattr(execute, "time", measured)
     monkeypatch.setattr(hooks.Call, "countdown", lambda self, waits: 0)
     inside = []
 
