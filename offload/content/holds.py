@@ -149,11 +149,13 @@ class Holds:
         blobs.release(digests, holder, grace)
         return False
 
-    def release_deferred(self) -> None:
-        """Release what no request has carried. Raises StoreError; the next one does then."""
+    def release_deferred(self) -> int:
+        """Release what no request has carried; return how many releases have failed for good.
+
+        Raises StoreUnavailable; the next request carries them then.
+        """
         blobs = self._store.blobs
-        if isinstance(blobs, DefersReleases):
-            blobs.release_deferred()
+        return blobs.release_deferred() if isinstance(blobs, DefersReleases) else 0
 
     def digests(self, ref: Ref[Any]) -> list[Digest]:
         """Return the digests of all blobs of *ref*, its root first; reads its manifest if needed.

@@ -294,10 +294,12 @@ class Releaser:
     def _flush(self) -> bool:
         """Send what is deferred; return whether that succeeded."""
         try:
-            self._runtime.content.holds.release_deferred()
+            failed = self._runtime.content.holds.release_deferred()
         except Exception as exc:
             logger.info("holds of finished tasks aren't released yet: %r", exc)
             return False
+        if failed:
+            self._runtime.counters.add(releases_failed=failed)
         return True
 
 

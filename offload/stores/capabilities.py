@@ -293,10 +293,11 @@ class DefersReleases(Protocol):
         `release_deferred` soon.
         """
 
-    def release_deferred(self) -> None:
+    def release_deferred(self) -> int:
         """Release what no request has carried yet. One round trip; none if there is nothing.
 
-        Raises StoreError; what wasn't released waits for the next request.
+        Returns how many releases have failed for good since the last call: those holds expire.
+        Raises StoreUnavailable; what wasn't released waits for the next request.
         """
 
 

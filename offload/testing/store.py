@@ -28,6 +28,7 @@ from offload.errors import BlobMissing, IntegrityError
 from offload.stores import BlobInfo, Parts, Store
 from offload.stores.capabilities import (
     BlobInspection,
+    DefersReleases,
     HoldsAndPuts,
     HoldTracking,
     TagsWrites,
@@ -113,6 +114,12 @@ def _inspection(store: Store) -> BlobInspection:
 def _holding(store: Store) -> HoldsAndPuts:
     if not isinstance(store.blobs, HoldsAndPuts):
         pytest.skip("it can't hold and store blobs at once")
+    return store.blobs
+
+
+def _deferring(store: Store) -> DefersReleases:
+    if not isinstance(store.blobs, DefersReleases):
+        pytest.skip("it can't release along with other requests")
     return store.blobs
 
 
@@ -402,6 +409,17 @@ class HoldTests:
         assert contents(store, [digest]) == [content]
         assert scanned(store)[digest].ttl > 2 * HOUR - 60
         assert _holding(store).hold_and_put({}, "task:1") == set()
+
+    def test_a_release_may_wait(self, store: Store) -> None:
+        """What `release_later` takes is released by later requests, or by `release_deferred`."""
+        deferring, (digest, content) = _deferring(store), blob()
+        store.blobs.put({digest: [content]}, HOUR)
+        store.blobs.hold([digest], 2 * HOUR, "task:1")
+        if deferring.release_later([digest], "task:1", self.GRACE):  # it may not be possible now
+            store.blobs.hold([digest], 60.0, "task:2")
+            assert deferring.release_deferred() == 0
+            assert set(store.blobs.holders(digest)) == {"task:2"}
+        assert deferring.release_deferred() == 0
 
     @pytest.mark.parametrize("holder", ("", "@s3", "x" * 301))
     def test_other_holders_are_refused(self, store: Store, holder: str) -> None:

@@ -12,9 +12,9 @@ from redis import RedisCluster
 
 from offload.digest import digest_of
 from offload.errors import StoreUnavailable
-from offload.hooks.release import release
+from offload.hooks.release import Releaser, release
 from offload.stores.redis.blobs import RedisBlobs
-from offload.stores.redis.client import RedisClient
+from offload.stores.redis.client import RedisClient, script
 from tests.support.processes import wait_until
 from tests.support.wire import make_wire
 
@@ -234,6 +234,20 @@ def test_a_release_is_carried_again_if_the_server_lacks_the_script(worker):
     defer(worker, ref, "task:1")
     worker.hook._runtime.content.holds.release_deferred()
     assert holders(worker, ref) == {"put"}
+
+
+def test_a_refused_release_is_counted(worker):
+    """A release that the server refuses isn't repeated, and is counted."""
+    ref = hold(worker, "task:1")
+    worker.hook.store.client.driver().set(f"{worker.hook.store.client.prefix}:holds:{{b3:no}}", 1)
+    client = worker.hook.store.client
+    keys = [f"{client.prefix}:{kind}:{{b3:no}}" for kind in ("blob", "holds", "place")]
+    assert client.defer_script(script("release"), keys, ("task:1", 60_000))
+    defer(worker, ref, "task:1")
+    worker.hook.part(Releaser)._flush()
+    assert holders(worker, ref) == {"put"}
+    assert worker.hook.counters.snapshot()["releases_failed"] == 1
+    assert not client._deferred
 
 
 def test_counters_ride_along_with_releases(worker):

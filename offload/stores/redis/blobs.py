@@ -106,8 +106,8 @@ class RedisBlobs:
         args = check_holder(holder), milliseconds(grace)
         return self._client.defer_script(script("release"), keys, args)
 
-    def release_deferred(self) -> None:
-        self._client.run_deferred()
+    def release_deferred(self) -> int:
+        return self._client.run_deferred()
 
     def holders(self, digest: Digest) -> dict[str, float]:
         (now, found) = self._client.run(

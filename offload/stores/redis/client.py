@@ -100,6 +100,7 @@ class RedisClient:
         self._batches: tuple[BatchSource, Callable[[CounterBatch], Command]] | None = None
         self._drivers = PerProcess(connect, keep_inherited=True)
         self._deferred: deque[_Run] = deque()
+        self._refused = 0
 
     @property
     def many_keys(self) -> bool:
@@ -205,11 +206,16 @@ class RedisClient:
         self._deferred.append(_Run(script, ("EVALSHA", script.sha, len(keys), *keys, *args)))
         return True
 
-    def run_deferred(self) -> None:
-        """Run the deferred scripts that no request has carried yet. Raises StoreError."""
+    def run_deferred(self) -> int:
+        """Run the deferred scripts that no request has carried yet.
+
+        Returns how many the server has refused since the last call. Raises StoreUnavailable.
+        """
         for _ in range(len(self._deferred) // _CARRIED + 2):  # a new server takes one more
             if self._deferred:
                 self._run_with((), self._next_deferred(), None)
+        refused, self._refused = self._refused, 0
+        return refused
 
     def keys(self, prefix: str, *, kind: str = "string") -> Iterator[list[str]]:
         """Yield the keys of a kind that start with *prefix*, each once, some thousand at a time."""
@@ -326,7 +332,8 @@ class RedisClient:
                 self._deferred.appendleft(run)
                 unavailable = error
             else:
-                logger.warning("holds expire instead of being released: %s", error)
+                logger.info("holds expire instead of being released: %s", error)
+                self._refused += 1
         return unavailable
 
     def _sent(self, commands: Sequence[Command]) -> list[Any]:

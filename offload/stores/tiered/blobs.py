@@ -111,11 +111,12 @@ class TieredBlobs:
         first = self._first.blobs
         return isinstance(first, DefersReleases) and first.release_later(digests, holder, grace)
 
-    def release_deferred(self) -> None:
+    def release_deferred(self) -> int:
         first = self._first.blobs
-        if isinstance(first, DefersReleases):
-            with self._counts.errors():
-                first.release_deferred()
+        if not isinstance(first, DefersReleases):
+            return 0
+        with self._counts.errors():
+            return first.release_deferred()
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
         return self._first.blobs.holders(digest)
