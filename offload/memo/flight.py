@@ -225,17 +225,24 @@ class Flights:
         with suppress(StoreError):
             self._leases.release(computation.name, computation.owner)
 
+    @staticmethod
+    def pause(busy: Busy, attempt: int) -> float:
+        """Return the seconds after which it is worth claiming again for the *attempt*-th time (from
+        0), if nothing tells when the computation ends.
+        """
+        pause = min(_FIRST_PAUSE * _FACTOR ** min(attempt, 20), _LONGEST_PAUSE)
+        return min(pause, max(busy.left, _FIRST_PAUSE))
+
     def wait(self, name: str, busy: Busy, attempt: int) -> None:
         """Wait in place for the *attempt*-th time (from 0) until it is worth claiming again.
 
         On Redis, the end of the computation ends the wait at once.
         """
-        pause = min(_FIRST_PAUSE * _FACTOR ** min(attempt, 20), _LONGEST_PAUSE)
         leases = self._leases
         if isinstance(leases, NotifiesRelease):
             leases.wait_for_release(name, max(min(busy.left, _LONGEST_PAUSE), _FIRST_PAUSE))
         else:
-            time.sleep(min(pause, max(busy.left, _FIRST_PAUSE)))
+            time.sleep(self.pause(busy, attempt))
 
     def wake(self, name: str) -> None:
         """Wake the next who waits in place: the end of a computation wakes only one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import time
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from offload.classes.scope import Scope
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError
-from offload.memo.flight import Computation
+from offload.memo.flight import Busy, Computation
 from offload.memo.keys import SCOPE, Function, NotRemembered
 from offload.memo.records import forget_record, forget_records, record_name
 from offload.memo.results import LEASE, Answer, Results, is_lasting
@@ -62,9 +63,10 @@ def memoize(
         lease: seconds, or a text, after which another process takes over from one that died.
 
     Equal calls in all processes compute once: the others wait for the result. An error in the store
-    never fails a call: it is computed.
+    never fails a call: it is computed. Calls of a coroutine function are awaited as before; the
+    store is asked in threads.
 
-    Raises ConfigurationError for a wrong argument or a coroutine function.
+    Raises ConfigurationError for a wrong argument or a generator function.
     """
     if isinstance(store, str) or not hasattr(store, "blobs"):
         raise ConfigurationError(
@@ -134,17 +136,17 @@ def remembering(
                 "message would not be remembered: use @app.task(offload={'memo': …}), or put "
                 "@app.task above @memoize"
             )
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(
-                f"memoize: {function.__qualname__} returns a coroutine or a generator, which can't "
-                "be remembered"
+                f"memoize: {function.__qualname__} returns a generator, which can't be remembered"
             )
         name = f"{function.__module__}.{function.__qualname__}"
         described = Function("function", name, function, version, frozenset(ignore), key)
         missing = described.ignored - {*described.signature.parameters}
         if missing:
             raise ConfigurationError(f"memoize: {name} has no parameter {min(missing)!r}")
-        return Memoized(
+        kind = MemoizedCoroutine if inspect.iscoroutinefunction(function) else Memoized
+        return kind(
             described, content, results, counters, ttl, code_scope, scope, lease_seconds, grace
         )
 
@@ -179,17 +181,8 @@ class Memoized(Generic[T]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:
         """Return the result of an equal call, or compute it."""
-        run, name = self._function.run, self._function.name
-        with self._counters.about(name):
-            try:
-                found = self._results.find(
-                    self._name_of(args, kwargs), self._lease, block=True, read=True
-                )
-            except NotRemembered:
-                found = None
-            except Exception as exc:
-                self._results.uncached(name, exc)
-                found = None
+        run = self._function.run
+        found = self._find(args, kwargs, block=True)
         if isinstance(found, Answer):
             value: T = found.value
             return value
@@ -203,6 +196,19 @@ class Memoized(Generic[T]):
         finally:
             self._results.flights.abandon(found)
         return result
+
+    def _find(self, args: Any, kwargs: Any, *, block: bool) -> Answer | Computation | Busy | None:
+        """Return what `Results.find` does; None if the call is to be computed without memo."""
+        name = self._function.name
+        with self._counters.about(name):
+            try:
+                record = self._name_of(args, kwargs)
+                return self._results.find(record, self._lease, block=block, read=True)
+            except NotRemembered:
+                return None
+            except Exception as exc:
+                self._results.uncached(name, exc)
+                return None
 
     def _remember(self, computation: Computation, result: Any, seconds: float) -> None:
         if not is_lasting(result):
@@ -251,3 +257,54 @@ class Memoized(Generic[T]):
             f"memoize: {self._function.name} is called as a method; memoize functions, and pass "
             "them what they need of the instance"
         )
+
+
+class MemoizedCoroutine(Memoized[Any]):
+    """A coroutine function whose results are remembered. Awaiting a call computes, or returns a
+    result.
+
+    The event loop isn't blocked: a thread asks the store, and no thread waits for another
+    computation.
+    """
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the result of an equal call, or compute it."""
+        found = await self._found(args, kwargs)
+        if isinstance(found, Answer):
+            return found.value
+        if not isinstance(found, Computation):
+            return await self._function.run(*args, **kwargs)
+        try:
+            begun = time.perf_counter()
+            result = await self._function.run(*args, **kwargs)
+            seconds = time.perf_counter() - begun
+            await asyncio.to_thread(self._remember, found, result, seconds)
+        finally:
+            if not found.ended:
+                await asyncio.shield(asyncio.to_thread(self._results.flights.abandon, found))
+        return result
+
+    async def _found(self, args: Any, kwargs: Any) -> Answer | Computation | None:
+        """Return what was found, or is computed here, once no equal call computes."""
+        attempt = 0
+        while True:
+            asked = asyncio.ensure_future(asyncio.to_thread(self._find, args, kwargs, block=False))
+            try:
+                found = await asyncio.shield(asked)
+            except asyncio.CancelledError:
+                asked.add_done_callback(self._give_back)
+                raise
+            if not isinstance(found, Busy):
+                return found
+            if not attempt:
+                with self._counters.about(self._function.name):
+                    self._counters.add(memo_waits=1)
+            await asyncio.sleep(self._results.flights.pause(found, attempt))
+            attempt += 1
+
+    def _give_back(self, asked: asyncio.Future[Any]) -> None:
+        """Let others compute what nobody waits for any more."""
+        found = None if asked.cancelled() or asked.exception() else asked.result()
+        if isinstance(found, Computation):
+            flights = self._results.flights
+            asyncio.get_running_loop().run_in_executor(None, flights.abandon, found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import inspect
 import threading
 
 import numpy as np
@@ -166,7 +168,7 @@ def test_equal_calls_of_threads_compute_once(store):
     ),
 )
 def test_wrong_arguments_are_refused(store, options):
-    """Wrong arguments of `memoize`, coroutines, and methods raise ConfigurationError."""
+    """Wrong arguments of `memoize` raise ConfigurationError."""
     with pytest.raises(ConfigurationError, match="memoize"):
         memoize(store, **options)(lambda x: x)
 
@@ -199,16 +201,16 @@ def test_a_task_is_refused():
     assert task(5) == 5
 
 
-def test_coroutines_and_methods_are_refused(store):
-    """Coroutine functions, generator functions, and methods can't be memoized."""
+def test_generators_and_methods_are_refused(store):
+    """Generator functions and methods can't be memoized."""
 
-    async def coroutine():
-        pass
+    async def asynchronous():
+        yield
 
     def generator():
         yield
 
-    for each in (coroutine, generator):
+    for each in (asynchronous, generator):
         with pytest.raises(ConfigurationError, match="memoize"):
             memoize(store)(each)
 
@@ -241,3 +243,117 @@ def test_an_app_memoizes_in_its_store():
     assert (counts["memo_hits"], counts["memo_misses"]) == (1, 1)
     assert hook.memo.forget(give, 1) is True
     assert hook.memo.forget_all(give) == 0
+
+
+# -- coroutine functions
+
+
+class Slow:
+    """A memoized coroutine function whose calls end when `ended` is set."""
+
+    def __init__(self, store):
+        self.runs, self.begun, self.ended = [], asyncio.Event(), asyncio.Event()
+
+        @memoize(store, ttl=60, version="1")
+        async def wait(x):
+            self.runs.append(x)
+            self.begun.set()
+            await self.ended.wait()
+            if x is None:
+                raise LookupError
+            return [x]
+
+        self.wait = wait
+
+
+def test_equal_calls_of_a_coroutine_function_compute_once(store):
+    """Of calls that are awaited at once, one computes, also if more wait than there are threads.
+    Meanwhile the event loop goes on, and each caller has an object of its own.
+    """
+
+    async def main():
+        slow = Slow(store)
+        assert inspect.iscoroutinefunction(slow.wait.__call__)
+        calls = [asyncio.ensure_future(slow.wait(1)) for _ in range(50)]
+        await slow.begun.wait()
+        assert [await asyncio.sleep(0, n) for n in range(3)] == [0, 1, 2]
+        slow.ended.set()
+        found = await asyncio.gather(*calls)
+        assert found == [[1]] * 50
+        assert len({*map(id, found)}) == 50
+        assert await slow.wait(x=1) == [1]
+        assert await slow.wait(2) == [2]
+        assert slow.runs == [1, 2]
+        assert slow.wait.forget(1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ("error", "cancelled"))
+def test_a_coroutine_that_ends_without_a_result_lets_others_compute(store, how):
+    """If a coroutine raises or is cancelled, the call that waits for it computes."""
+
+    async def main():
+        slow = Slow(store)
+        argument = None if how == "error" else 1
+        first = asyncio.ensure_future(slow.wait(argument))
+        await slow.begun.wait()
+        second = asyncio.ensure_future(slow.wait(argument))
+        if how == "cancelled":
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+        slow.ended.set()
+        found = await asyncio.gather(first, second, return_exceptions=True)
+        if how == "error":
+            assert [*map(type, found)] == [LookupError] * 2
+        else:
+            assert found[1] == [1]
+        assert len(slow.runs) == 2
+
+    asyncio.run(main())
+    assert not list(store.leases.names("memo/"))
+
+
+def test_a_call_that_is_cancelled_while_it_asks_gives_its_lease_back(store):
+    """A lease that is granted to a call that was cancelled meanwhile is released."""
+    asked, granted = threading.Event(), threading.Event()
+    acquire = store.leases.acquire
+
+    def late(*given):
+        asked.set()
+        assert granted.wait(10)
+        return acquire(*given)
+
+    async def main():
+        slow = Slow(store)
+        store.leases.acquire = late
+        call = asyncio.ensure_future(slow.wait(1))
+        await asyncio.to_thread(asked.wait, 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        store.leases.acquire = acquire
+        granted.set()
+        slow.ended.set()
+        assert await slow.wait(1) == [1]  # waits until the lease is given back
+        assert slow.runs == [1]
+
+    asyncio.run(main())
+    assert not list(store.leases.names("memo/"))
+
+
+def test_a_coroutine_function_works_without_its_store(store, monkeypatch):
+    """If the store fails, a coroutine function runs as without memo."""
+
+    def broken(*_given):
+        raise StoreUnavailable("down")
+
+    async def main():
+        slow = Slow(store)
+        slow.ended.set()
+        monkeypatch.setattr(store.pointers, "read", broken)
+        assert [await slow.wait(1), await slow.wait(1)] == [[1]] * 2
+        assert slow.runs == [1, 1]
+
+    asyncio.run(main())
