@@ -167,6 +167,9 @@ def look(browser, tab):
 
     With *options* of the browser, such as the size of its window, it has a tab of its own.
     """
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=30_000)
     looking, complaints = ExitStack(), []
 
     def open_page(url, *, expected=(), **options):
