@@ -182,7 +182,8 @@ def _too_large(out: Outgoing, limit: MessageLimit, sizes: Sizes, task: str) -> V
         (
             sum(map(len, refs)) + _WRAPPED * len(refs),
             f"{human_number(len(refs))} references",
-            "combine values in one list or dict, which becomes one reference",
+            "combine values in one list or dict, which becomes one reference"
+            + ("" if out.runtime.settings.short_refs else ", set offload_short_refs"),
         ),
         (
             sum(size for size, _ in inline),

@@ -20,7 +20,7 @@ from offload.text import type_name
 
 __all__ = ("WORTH", "Outgoing", "Slot")
 
-WORTH = 1024  # bytes; a reference in place of a smaller value saves little
+WORTH = 400  # bytes; a reference in place of a smaller value saves too little
 
 
 @dataclass

@@ -236,6 +236,15 @@ def test_too_many_references_are_refused():
     assert messages(wire) == []
 
 
+def test_values_that_are_larger_than_a_reference_make_room():
+    """Hundreds of values of some hundred bytes, which exceed the limit together, are stored."""
+    wire = limited()
+    given = [f"{n:04}" * 200 for n in range(300)]
+    result = wire.sizes.delay(*given)
+    assert sent_size(wire) <= LIMIT
+    assert wire.get(result) == [800] * 300
+
+
 def test_a_limit_too_small_for_references_is_refused():
     """With the smallest limit, a value that fits as one reference is sent, and ten are refused."""
     wire = limited(limit=4096)
