@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from offload.doctor.tested import TESTED
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-NOT_INSTALLED = {"offload", "torch"}
+NOT_INSTALLED = {"offload", "torch", "geopandas", "shapely"}
 """Packages that no command of this repository installs from an index."""
 
 

@@ -41,6 +41,9 @@ OPTIONAL = (
     "scipy",
     "PIL",
     "torch",
+    "geopandas",
+    "shapely",
+    "pyproj",
     "xarray",
 )
 
@@ -86,7 +89,8 @@ def test_every_extra_is_used(source, pyproject, extra):
 def test_every_extra_is_known(pyproject):
     """A new extra is covered by the tests above, and part of `all`."""
     extras = pyproject["project"]["optional-dependencies"]
-    assert set(extras) == {*EXTRAS, "all", "torch"}  # torch is too large to be in all
+    large = {"torch", "geopandas"}  # too large to be in all
+    assert set(extras) == {*EXTRAS, "all", *large}
     (everything,) = map(Requirement, extras["all"])
     assert (everything.name, everything.extras) == ("offload", set(EXTRAS))
 

@@ -1,10 +1,11 @@
 """Other packages' types that offload registers itself, with the real packages.
 
-A package that isn't installed is skipped; torch is too large for `make test`.
+A package that isn't installed is skipped; torch and geopandas are too large for `make test`.
 """
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 
@@ -408,6 +409,128 @@ def test_lazy_data_is_refused_with_advice(xr):
         Registry({"json"}).encode(xr.Variable("x", Lazy()), "json")
 
 
+# -- geopandas
+
+
+@pytest.fixture(scope="module")
+def geo():
+    return pytest.importorskip("geopandas")
+
+
+def geometries():
+    import shapely
+
+    texts = (
+        *("POINT (1 2)", "POINT Z (1 2 3)", "POINT EMPTY", None, "LINESTRING (0 0, 1 1)"),
+        "POLYGON ((0 0, 9 0, 9 9, 0 0), (2 1, 3 1, 3 2, 2 1))",
+        *("MULTIPOINT (0 0, 1 1)", "MULTILINESTRING ((0 0, 1 1), (2 2, 3 3))"),
+        *("MULTIPOLYGON (((0 0, 1 0, 1 1, 0 0)))", "GEOMETRYCOLLECTION EMPTY"),
+        "GEOMETRYCOLLECTION (POINT (1 1), GEOMETRYCOLLECTION (LINESTRING Z (0 0 1, 1 1 2)))",
+    )
+    made = [None if text is None else shapely.from_wkt(text) for text in texts]
+    return [*made, shapely.set_srid(made[0], 4326)]
+
+
+CRS = (None, "EPSG:4326", "OGC:CRS84", "EPSG:4326+5773", "+proj=laea +lat_0=45 +ellps=sphere")
+
+
+@pytest.mark.parametrize("crs", CRS)
+@pytest.mark.parametrize("native", CHECKS)
+def test_series_of_geometries_arrive_exactly(geo, native, crs):
+    """Geometries of every type arrive with dimensions, SRID, CRS, index, name, and attributes."""
+    import pandas as pd
+    import shapely
+
+    given = geometries()
+    index = pd.Index(range(5, 5 + len(given)), name="k")
+    value = geo.GeoSeries(given, index=index, crs=crs, name="n")
+    value.attrs = {"a": 1}
+    arrived = through(value, native)
+    assert [shapely.to_wkb(each, include_srid=True) for each in arrived] == [
+        shapely.to_wkb(each, include_srid=True) for each in value
+    ]
+    assert list(map(type, arrived)) == list(map(type, value))
+    assert arrived.crs == value.crs
+    assert arrived.index.identical(value.index)
+    assert (arrived.name, arrived.attrs) == ("n", {"a": 1})
+
+
+@pytest.mark.parametrize("native", CHECKS)
+def test_frames_with_geometries_arrive_exactly(geo, native):
+    """A frame arrives with its columns in their order, each CRS, and the active geometry."""
+    from geopandas.testing import assert_geodataframe_equal
+
+    points = geometries()[:2]
+    other = geo.GeoSeries(geometries()[5:7], crs=3857)
+    frame = geo.GeoDataFrame(
+        {"a": [1, 2], "geometry": points, "b": ["x", "y"], "other": other}, crs=4326
+    )
+    frame.attrs = {"title": "test"}
+    for value in (
+        *(frame, frame.set_geometry("other"), frame.rename_geometry("shape"), frame[["geometry"]]),
+        *(frame.set_index("b"), frame.iloc[:0], geo.GeoDataFrame({"a": [1]}), geo.GeoDataFrame()),
+    ):
+        arrived = through(value, native, same_bytes=False)  # pandas drops a mask without nulls
+        assert arrived.active_geometry_name == value.active_geometry_name
+        assert arrived.columns.identical(value.columns)
+        assert arrived.index.identical(value.index)
+        assert list(arrived.dtypes) == list(value.dtypes)  # with each CRS
+        assert arrived.attrs == value.attrs
+        if value.active_geometry_name:
+            assert_geodataframe_equal(arrived, value)
+
+
+def test_geometries_that_would_end_the_process_are_refused(geo):
+    """GEOS reads nested collections recursively, and overflows the stack; such data is refused, and
+    so are cut, unknown, and miscounted geometries, and a CRS that names a file.
+    """
+    import struct
+
+    def data(text, crs=None):
+        sizes = {**ARRAY, "dtype": "<i8", "data": base64.b64encode(struct.pack("<q", len(text)))}
+        sizes["data"] = sizes["data"].decode()
+        content = {"raw": [f"memoryview B {len(text)}", 0]}
+        return [[crs, {"numpy": sizes}, content], {"pandas": None}, None, {"dict": [[], []]}]
+
+    point = struct.pack("<BIdd", 1, 1, 0, 0)
+    nested = struct.pack("<BII", 1, 7, 1)
+    for text in (
+        *(nested * 16 + point, nested * 100_000 + point, nested * 3, point[:-1]),
+        *(struct.pack("<BII", 1, 7, 2**32 - 1) + point, struct.pack("<BII", 1, 17, 1) + point),
+        struct.pack("<BIII", 1, 3, 2**32 - 1, 2**32 - 1),
+    ):
+        body = data(text)[0]
+        with pytest.raises(DeserializationError):
+            read_geometries(body, text)
+    for crs in (
+        "+init=/etc/passwd:x",
+        "init=epsg:4326",
+        "/etc/passwd",
+        "EPSG:4326:",
+        5,
+        "x" * 10**5,
+    ):
+        with pytest.raises(DeserializationError):
+            read_geometries(data(point, crs)[0], point)
+    assert read_geometries(data(point)[0], point)[0].wkt == "POINT (0 0)"
+
+
+def read_geometries(body, text):
+    node = {"registered": ["geopandas.GeoSeries", 1, [body, None, None, {"dict": [[], []]}]]}
+    return Registry({"json"}).decode(
+        "tree", memoryview(orjson.dumps(node)), [memoryview(bytearray(text))]
+    )
+
+
+def test_linear_rings_are_refused_with_advice(geo):
+    """A linear ring, which would arrive as a line, raises an error with advice."""
+    import shapely
+
+    ring = shapely.LinearRing([(0, 0), (1, 0), (1, 1)])
+    with pytest.raises(SerializationError, match="LineString"):
+        Registry({"json"}).encode(geo.GeoSeries([ring]), "json")
+
+
 # -- hostile data
 
 ARRAY = {"kind": "array", "dtype": "<i4", "shape": [1], "order": "C", "data": "AAAAAA=="}
@@ -426,7 +549,7 @@ NAMES = [name for built_in in BUILT_IN.values() for name in built_in.types]
 @given(st.sampled_from(NAMES), st.lists(junk, min_size=2, max_size=5))
 def test_decoders_of_packages_raise_typed_errors(name, data):
     """Whatever the data is, the decoder of a package's type returns a value or a typed error."""
-    for module in ("scipy.sparse", "PIL.Image", "xarray", "torch"):
+    for module in ("scipy.sparse", "PIL.Image", "xarray", "torch", "geopandas"):
         if name.startswith(module.partition(".")[0]):
             pytest.importorskip(module)
     head = orjson.dumps({"registered": [name, 1, data]})

@@ -103,6 +103,12 @@ BUILT_IN: dict[str, BuiltIn] = {
             for kind in ("array", "matrix")
         ),
     ),
+    "geopandas": BuiltIn(
+        "geopandas",
+        "offload.serializers.types.geopandas",
+        "geopandas",
+        ("geopandas.GeoDataFrame", "geopandas.GeoSeries"),
+    ),
     "torch": BuiltIn(
         "torch", "offload.serializers.types.torch", "torch", ("torch.Tensor", "torch.Parameter")
     ),
