@@ -244,9 +244,9 @@ def test_a_refused_release_is_counted(worker):
     keys = [f"{client.prefix}:{kind}:{{b3:no}}" for kind in ("blob", "holds", "place")]
     assert client.defer_script(script("release"), keys, ("task:1", 60_000))
     defer(worker, ref, "task:1")
-    worker.hook.part(Releaser)._flush()
+    worker.hook._runtime.part(Releaser)._flush()
     assert holders(worker, ref) == {"put"}
-    assert worker.hook.counters.snapshot()["releases_failed"] == 1
+    assert worker.hook._runtime.counters.snapshot()["releases_failed"] == 1
     assert not client._deferred
 
 
