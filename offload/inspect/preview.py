@@ -7,6 +7,7 @@ says may be false. Texts come from whoever wrote the value: escape them before s
 from __future__ import annotations
 
 import base64
+import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,6 +25,13 @@ ReadBuffer = Callable[[int, int], bytes]
 """Returns up to so many bytes from the start of the buffer with this number."""
 
 _CODE = ("pickle", f"{PREFIX}pickle")
+_PICKLE = 4 << 10  # bytes of a pickle that are looked at
+_INSTRUCTIONS = 100
+_MAX_NAME = 40  # characters
+_HELPERS = ("builtins", "copyreg", "copy_reg", "functools", "operator", "_codecs")
+"""Modules of functions that pickles use to make values of any type."""
+_BEFORE = ("PROTO", "FRAME")
+_EMPTY = {"EMPTY_DICT": "dict", "EMPTY_LIST": "list", "EMPTY_SET": "set"}
 _TEXTS = (f"{PREFIX}json", f"{PREFIX}yaml")
 _LITERALS = {b"[": "list", b"{": "dict", b'"': "str", b"t": "bool", b"f": "bool", b"n": "None"}
 _MAX_HEAD = 1 << 20
@@ -70,7 +78,39 @@ def type_of(serializer: str, head: bytes | None, prefix: bytes) -> str:
             return _type_of_node(orjson.loads(head))
         except Exception:  # anyone may have written it, with any content
             return "?"
+    if serializer in _CODE:
+        return _type_of_pickle(head or prefix)
     return serializer.removeprefix(PREFIX)
+
+
+def _type_of_pickle(start: bytes) -> str:
+    """Return the type of the value in a pickle, read from its instructions, of which none is
+    executed; ``pickle`` if its start doesn't show it.
+    """
+    texts: list[str] = []
+    try:
+        for code, argument, _ in islice(pickletools.genops(start[:_PICKLE]), _INSTRUCTIONS):
+            if code.name in _EMPTY and not texts:
+                return _EMPTY[code.name]
+            if isinstance(argument, str):
+                texts.append(argument)
+            if code.name == "GLOBAL":
+                texts = texts[-1].split(" ")
+            if code.name in ("GLOBAL", "STACK_GLOBAL"):
+                return _type_of_global(*texts[-2:])
+            if code.name not in _BEFORE and not texts:
+                break
+    except Exception:  # it may be cut, and anyone may have written it
+        return "pickle"
+    return "pickle"
+
+
+def _type_of_global(module: str, name: str) -> str:
+    """Return the type that a pickle makes with a class or function; ``pickle`` if unknown."""
+    if module.partition(".")[0] == "numpy" and name in ("_reconstruct", "_frombuffer"):
+        return "ndarray"
+    is_type = name.isidentifier() and not name.startswith("_") and module not in _HELPERS
+    return name[:_MAX_NAME] if is_type else "pickle"
 
 
 def preview(
@@ -84,7 +124,7 @@ def preview(
     """
     if serializer in _CODE:
         why = "it is a pickle, and reading it could run code"
-        return Preview("pickle", why=why)
+        return Preview(type_of(serializer, head, b""), why=why)
     if holds_code(serializer):
         return Preview(
             serializer.removeprefix(PREFIX), why=f"serializer {serializer} has no preview"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+from datetime import datetime
+
+import numpy as np
 import orjson
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,3 +91,38 @@ def test_pickles_are_not_read(serializer, may):
     if may:
         assert (found.text, read) == (None, [])
         assert found.why
+
+
+class Own:
+    """A class that a pickle names."""
+
+
+@pytest.mark.parametrize("protocol", (2, 4, 5))
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    (
+        (pd.DataFrame({"a": [1]}), "DataFrame"),
+        (np.arange(9), "ndarray"),
+        (Own(), "Own"),
+        (datetime(2026, 1, 1), "datetime"),
+        ({"frame": pd.DataFrame({"a": [1]})}, "dict"),
+        ([Own()], "list"),
+        ("pandas.core.frame DataFrame", "pickle"),
+        ((1, pd.DataFrame()), "pickle"),
+        (7, "pickle"),
+    ),
+)
+def test_the_type_of_a_pickle_is_read_without_running_it(value, shown, protocol):
+    """The class of a pickled value is read from its instructions; nothing in it runs."""
+    buffers = []
+    options = {"buffer_callback": buffers.append} if protocol >= 5 else {}
+    written = pickle.dumps(value, protocol, **options)
+    assert type_of("pickle", written, b"") == shown
+    assert type_of("native:pickle", None, written) == shown
+
+
+@pytest.mark.parametrize("start", (b"", b"\x80", b"\x80\x05\xff" * 9, b"cos\nsystem\n(S'x'\ntR."))
+def test_the_type_of_a_hostile_pickle(start):
+    """A damaged or hostile pickle has a type that is a short name, and nothing happens."""
+    assert type_of("pickle", start, b"") in ("pickle", "system")
+    assert len(type_of("pickle", b"c" + b"m" * 2000 + b"\n" + b"n" * 2000 + b"\n.", b"")) <= 40
