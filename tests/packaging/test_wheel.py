@@ -1,5 +1,7 @@
 """The wheel is complete and contains nothing else."""
 
+import re
+import runpy
 import subprocess
 import sys
 from email.parser import HeaderParser
@@ -79,3 +81,30 @@ def test_each_section_of_the_changelog_occurs_once(root):
     for release in (root / "CHANGELOG.md").read_text().split("\n## ")[1:]:
         sections = [line for line in release.splitlines() if line.startswith("### ")]
         assert len(sections) == len(set(sections)), release.partition("\n")[0]
+
+
+def test_the_description_has_no_dead_link(wheel):
+    """A package index shows README without relative links, which would lead nowhere there."""
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    message = HeaderParser().parsestr(wheel.read(name).decode())
+    assert message["Description-Content-Type"] == "text/markdown"
+    description = message.get_payload()
+    assert description.startswith("# offload")
+    targets = re.findall(r"\]\(([^)]+)\)", description)
+    assert [target for target in targets if "://" not in target] == []
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    (
+        (None, "see errors, [it](https://a.example)"),
+        (
+            "https://b.example/v1/",
+            "see [errors](https://b.example/v1/e.md#x), [it](https://a.example)",
+        ),
+    ),
+)
+def test_links_of_the_description(root, base, expected):
+    """Links to files lead to the repository, and are text as long as it has no public address."""
+    code = runpy.run_path(str(root / "hatch_build.py"))
+    assert code["portable"]("see [errors](e.md#x), [it](https://a.example)", base) == expected
