@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from offload.cli.options import as_json, runtime_of
 from offload.cli.output import Progress, print_json
-from offload.reencrypt import PLAIN, Report
-from offload.reencrypt import reencrypt as move
+from offload.errors import ConfigurationError
 from offload.text import human_duration, human_size, printable
+
+if TYPE_CHECKING:
+    from offload.reencrypt import Report
 
 __all__ = ("reencrypt",)
 
@@ -24,6 +28,14 @@ def reencrypt(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     each key: once there are none under an old key, it can be removed. May run at any time, and
     again after it was interrupted. Exits with 1 if something couldn't be moved.
     """
+    try:
+        from offload.reencrypt import reencrypt as move
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] != "cryptography":
+            raise
+        raise ConfigurationError(
+            'encryption needs cryptography: pip install "offload[encryption]"'
+        ) from exc
     runtime = runtime_of(ctx)
     with Progress(f"reencrypting {runtime.store.url}") as progress:
         report = move(
@@ -41,6 +53,8 @@ def reencrypt(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
 
 
 def _print(report: Report) -> None:
+    from offload.reencrypt import PLAIN
+
     moved = ", ".join(f"{count} {kind}s" for kind, count in sorted(report.moved.items()) if count)
     click.echo(f"moved to key {report.key}: {moved or 'nothing'}")
     for failure in report.failures:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from offload.hooks.runtime import Runtime
 from offload.inspect.findings import Finding
-from offload.reencrypt import PLAIN, count_by_key
 
 __all__ = ("encryption",)
 
@@ -22,6 +21,8 @@ def encryption(runtime: Runtime) -> Iterator[Finding]:
     keyring = runtime.keyring
     if keyring is None:
         return
+    from offload.reencrypt import PLAIN, count_by_key  # needs the package cryptography
+
     first, *others = [key.id for key in keyring.keys]
     found = {key: under.count for key, under in count_by_key(runtime.store, _MOST).items()}
     total = sum(found.values())

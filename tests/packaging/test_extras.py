@@ -131,3 +131,23 @@ def test_works_without_the_optional_packages():
         "import offload"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("extras", ((), ("dashboard",)), ids=("none", "dashboard"))
+def test_commands_need_no_package_of_another_extra(pyproject, extras):
+    """Every command can be listed without extras, and the dashboard needs only its own."""
+    texts = [
+        each for extra in extras for each in pyproject["project"]["optional-dependencies"][extra]
+    ]
+    blocked = set(OPTIONAL) - {IMPORTS.get(name, name) for name in packages(texts)}
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked!r}))\n"  # None: ImportError
+        "import click, offload.doctor, offload.gc, offload.inspect\n"
+        "from offload.cli import offload\n"
+        "context = click.Context(offload)\n"
+        "for name in offload.list_commands(context):\n"
+        "    assert offload.get_command(context, name)\n"
+    )
+    code += "import offload.dashboard.app\n" if "dashboard" in extras else ""
+    subprocess.run([sys.executable, "-c", code], check=True)
