@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ("BlobEncoder",)
 
 _BATCH = 8  # chunks encoded ahead of the network: bounds the memory of compressed copies
-_AHEAD = _BATCH // 2  # of these, while others are sent
+_AHEAD = 2  # chunks that are encrypted while others are sent
 _THREADS = Threads(2, "offload-encrypt")  # of all apps
 
 
@@ -30,15 +30,18 @@ class BlobEncoder:
     Args:
         compress: returns a blob's parts in their compressed form, and the byte that says so.
         cipher: encrypts; None without encryption.
+        at_once: blobs that the store stores at once.
 
     Attributes:
         overhead: most bytes by which encryption makes a blob longer.
     """
 
-    def __init__(self, compress: Encoder, cipher: BlobCipher | None) -> None:
+    def __init__(self, compress: Encoder, cipher: BlobCipher | None, at_once: int = 1) -> None:
         self.compress = compress
         self._cipher = cipher
         self.overhead = 0 if cipher is None else cipher.overhead
+        # Touching new memory takes twice as long as encrypting, so there is as little as possible.
+        self._batch = min(max(at_once, _AHEAD), _BATCH - _AHEAD)
 
     def encode(
         self,
@@ -77,9 +80,9 @@ class BlobEncoder:
 
         def encoded(item: tuple[int, tuple[Digest, Parts]]) -> tuple[Digest, int, Parts]:
             number, (digest, parts) = item
-            room = partial(memory.block, number % _BATCH)
+            room = partial(memory.block, number % (self._batch + _AHEAD))
             return digest, size_of(parts), self.encode(digest, parts, key, room)
 
         ahead = _THREADS.ahead(encoded, enumerate(wanted.items()), _AHEAD)
-        while batch := list(islice(ahead, _BATCH - _AHEAD)):
+        while batch := list(islice(ahead, self._batch)):
             yield sum(size for _, size, _ in batch), {d: stored for d, _, stored in batch}

@@ -27,7 +27,7 @@ from offload.ref import Ref, Resolve, no_refs_within
 from offload.serializers.base import Payload
 from offload.serializers.choose import Registry
 from offload.settings import Settings
-from offload.stores.capabilities import chunk_size_of
+from offload.stores.capabilities import chunk_size_of, puts_at_once
 from offload.stores.protocols import Store, size_of
 from offload.text import human_size
 
@@ -87,7 +87,7 @@ class Writer:
         self._cipher = cipher
         self.blob_limit = chunk_size_of(store)
         self.compress = encoder(settings.compression)
-        self._encoder = BlobEncoder(self.compress, cipher)
+        self._encoder = BlobEncoder(self.compress, cipher, puts_at_once(store))
         if self.blob_limit is not None:
             self.blob_limit -= self._encoder.overhead
         self._small = SmallWriter(

@@ -321,6 +321,24 @@ def chunk_size_of(store: Store) -> int | None:
     return min(limits, default=None)
 
 
+@runtime_checkable
+class PutsInParallel(Protocol):
+    """Blobs of a store that stores several of them at once.
+
+    Attributes:
+        puts_at_once: how many of the blobs given to `put`.
+    """
+
+    @property
+    def puts_at_once(self) -> int: ...
+
+
+def puts_at_once(store: Store) -> int:
+    """Return how many blobs *store* stores at once, at most; 1 if one after another."""
+    blobs = [tier.blobs for tier in tiers_of(store)]
+    return max(each.puts_at_once if isinstance(each, PutsInParallel) else 1 for each in blobs)
+
+
 class StoreCounters(Protocol):
     """Counters by store, such as `offload.Counters`."""
 

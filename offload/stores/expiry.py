@@ -45,6 +45,10 @@ class ExpiringBlobs(ABC):
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
 
+    @property
+    def puts_at_once(self) -> int:
+        return self._threads.number
+
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
         check_holder(holder)
         check_ttl(ttl)
