@@ -51,7 +51,11 @@ def _rows(
     judge: Judge, size: int, found: dict[str, list[dict[str, Any]]], *, largest: bool
 ) -> None:
     what = f"array of {size / _MB:g} MB: "
-    for label, name in (("publish", "publish"), ("end to end", "latency")):
+    for label, name in (
+        ("publish", "publish"),
+        ("end to end", "latency"),
+        ("publisher's CPU", "cpu"),
+    ):
         for shown, time in (("new", "first"), ("again", "again")):
             series = {way: [one[time][name] for one in each] for way, each in found.items()}
             is_target = largest and (name, time) == ("latency", "first")

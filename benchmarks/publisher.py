@@ -44,6 +44,7 @@ def _measured(take: Any, wrap: Any, large: Any) -> dict[str, float]:
     ctypes.CDLL(None).malloc_trim(0)  # else freed memory may hide a peak
     reset_peak()
     before = resident()
+    cpu = time.process_time()
     start = time.perf_counter()
     result = take.delay(wrap(large))
     published = time.perf_counter() - start
@@ -52,6 +53,7 @@ def _measured(take: Any, wrap: Any, large: Any) -> dict[str, float]:
     return {
         "publish": published,
         "latency": time.perf_counter() - start,
+        "cpu": time.process_time() - cpu,
         "peak": extra,
     }
 
