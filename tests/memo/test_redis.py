@@ -19,6 +19,8 @@ from offload.memo.records import Record, write_record
 from offload.memo.results import Results
 from offload.metrics.counters import Counters
 from offload.stores import open_store
+from offload.stores.redis import client as store_client
+from offload.stores.redis.client import script
 from tests.hooks.test_memo import Memo, small
 from tests.support.content import make_content
 from tests.support.processes import wait_until
@@ -84,6 +86,33 @@ def test_a_claim_and_its_settlement_are_one_round_trip_each(store, trips):
         assert LEASE - 5 < busy.left <= LEASE
         assert (done, hit) == (True, b"record")
     assert (claimed, asked, settled, finished, read) == (1, 1, 1, 0, 1)
+
+
+def test_a_claim_carries_what_waits_for_a_request(store, raw, trips, monkeypatch):
+    """Scripts that wait for the next request, such as releases, go along with a claim; if it fails,
+    with the next one.
+    """
+    flights, client = Flights(store, valid), store.client
+    flights.abandon(flights.claim(NAME, LEASE))  # the server knows the script
+    assert store.pointers.swap("known", None, b"script")
+
+    def wait(key):
+        assert client.defer_script(script("swap"), (key,), ("0", b"", "1", b"written"))
+
+    wait("one")
+    mine, asked = trips(flights.claim, NAME, LEASE)
+    assert (asked, raw.get("one")) == (1, b"written")
+    wait("two")
+    with monkeypatch.context() as patch, pytest.raises(StoreUnavailable):
+        patch.setattr(store_client, "send", refuse)
+        flights.settle(mine, b"record", 60)
+    assert raw.get("two") is None
+    assert flights.settle(mine, b"record", 60)() is True
+    assert raw.get("two") == b"written"
+
+
+def refuse(*_given):
+    raise ConnectionError("refused")
 
 
 def test_a_record_expires_by_itself(store, raw):
