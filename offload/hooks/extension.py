@@ -43,7 +43,10 @@ from offload.settings.units import Duration
 from offload.stores.protocols import Store
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from offload.hooks.aio.calls import Gettable, Publishable
+    from offload.settings.typed import SettingsDict
 
 __all__ = ("Offload",)
 
@@ -71,10 +74,11 @@ class Offload:
             loaded, else at the first publish and when a worker starts.
     """
 
-    def __init__(self, app: Celery | None = None, **settings: Any) -> None:
-        Settings.read({}, None, settings)
-        self._given: Mapping[str, Any] = settings
-        self._latest = Runtime(self, settings)
+    def __init__(self, app: Celery | None = None, **settings: Unpack[SettingsDict]) -> None:
+        given = dict[str, Any](settings)
+        Settings.read({}, None, given)
+        self._given: Mapping[str, Any] = given
+        self._latest = Runtime(self, given)
         self._serves_several = False
         if app is not None:
             self.init_app(app)
