@@ -20,7 +20,6 @@ __all__ = (
     "human_percent",
     "human_ratio",
     "human_size",
-    "human_threshold",
     "human_time",
     "human_time_saved",
     "parse_duration",
@@ -62,14 +61,6 @@ def human_size(size: float | None) -> str:
             break
         size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def human_threshold(size: int) -> str:
-    """Format bytes in powers of 1024, as thresholds are set: ``64 KiB``."""
-    for bits, unit in ((20, "MiB"), (10, "KiB")):
-        if size >= 1 << bits:
-            return f"{size / (1 << bits):g} {unit}"
-    return f"{size} B"
 
 
 def human_count(number: int, noun: str, plural: str = "") -> str:

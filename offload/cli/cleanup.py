@@ -19,7 +19,7 @@ from offload.hooks.release import is_only_copy, release
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.protocols import SweepItem
-from offload.text import human_size, printable
+from offload.text import human_count, human_size, printable
 
 __all__ = ("gc", "purge")
 
@@ -110,7 +110,9 @@ def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: boo
         print_json({name: {"purged": c.total(), **c} for name, c in counts.items()})
         return
     for name, count in counts.items():
-        click.echo(printable(f"Purged {count.total()} messages from {name}{_holds(count)}."))
+        click.echo(
+            printable(f"Purged {human_count(count.total(), 'message')} from {name}{_holds(count)}.")
+        )
 
 
 def _holds(count: Counter[str]) -> str:

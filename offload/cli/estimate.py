@@ -14,7 +14,7 @@ from offload.metrics.estimate import Candidate, Estimate
 from offload.metrics.estimate import estimate as estimate_of
 from offload.metrics.report import report
 from offload.metrics.storage import sums_of
-from offload.text import human_size, human_threshold, human_time_saved
+from offload.text import human_size, human_time_saved
 
 __all__ = ("estimate",)
 
@@ -65,14 +65,14 @@ def _by_threshold(found: Estimate) -> Iterator[tuple[str, ...]]:
     for each in found.total.candidates:
         marks = {"current": each.threshold == found.threshold, "best": each == found.total.best}
         notes = ", ".join(text for text, applies in marks.items() if applies)
-        yield (human_threshold(each.threshold), *_row(each), notes)
+        yield (human_size(each.threshold), *_row(each), notes)
 
 
 def _by_task(found: Estimate) -> Iterator[tuple[str, ...]]:
     ordered = sorted(found.tasks.items(), key=lambda item: (-item[1].bytes, item[0]))
     for task, choices in ordered:
         best = choices.best
-        threshold = "none" if best is None else human_threshold(best.threshold)
+        threshold = "none" if best is None else human_size(best.threshold)
         row = ["-"] * len(_COLUMNS) if best is None else _row(best)
         yield (task or "-", f"{choices.values:,}", human_size(choices.bytes), threshold, *row)
 
@@ -92,6 +92,6 @@ def _hints(runtime: Runtime, found: Estimate) -> Iterator[str]:
         yield "Processes save their observations only if offload_store is set."
     if found.counted_from == found.threshold and found.total.values:
         yield (
-            f"In mode on, values below offload_threshold ({human_threshold(found.threshold)}) "
+            f"In mode on, values below offload_threshold ({human_size(found.threshold)}) "
             "are not counted: use mode observe to evaluate lower thresholds."
         )

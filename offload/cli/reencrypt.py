@@ -9,7 +9,7 @@ import click
 from offload.cli.options import as_json, runtime_of
 from offload.cli.output import Progress, print_json
 from offload.errors import ConfigurationError
-from offload.text import human_duration, human_size, printable
+from offload.text import human_count, human_duration, human_size, printable
 
 if TYPE_CHECKING:
     from offload.reencrypt import Report
@@ -63,7 +63,7 @@ def _print(report: Report) -> None:
         name = "not encrypted" if key == PLAIN else f"key {key}"
         until = human_duration(under.ttl) if under.ttl < 1e9 else "never"
         last = "" if key == report.key else f"; the last expires: {until}"
-        click.echo(f"{name}: {under.count} blobs, {human_size(under.size)}{last}")
+        click.echo(f"{name}: {human_count(under.count, 'blob')}, {human_size(under.size)}{last}")
     if not report.failed and not report.others:
         click.echo(
             "no blob is under another key: once the messages sent before the first key "

@@ -14,11 +14,12 @@ from offload.cli.options import DURATION, as_json, runtime_of
 from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.errors import StoreUnavailable
 from offload.hooks.runtime import Runtime
-from offload.metrics.counters import STEPS
+from offload.metrics.counters import BOUNDS, STEPS
 from offload.metrics.latest import error_log_of
 from offload.metrics.report import Figures, Report, by_store, report
 from offload.metrics.storage import sums_of
 from offload.text import (
+    human_count,
     human_latency,
     human_percent,
     human_ratio,
@@ -177,8 +178,8 @@ def _store_row(figures: Figures) -> tuple[str, ...]:
         human_size(figures["bytes_stored"]),
         human_size(figures["bytes_fetched"]),
         f"{figures['calls_failed']:,}",
-        human_latency(figures.quantile("upload", 0.99)),
-        human_latency(figures.quantile("fetch", 0.99)),
+        _quantile(figures, "upload", 0.99).removeprefix("within "),
+        _quantile(figures, "fetch", 0.99).removeprefix("within "),
     )
 
 
@@ -189,6 +190,9 @@ def _describe(total: Figures) -> dict[str, str]:
     def number(name: str) -> str:
         return f"{total[name]:,}"
 
+    def some(name: str, noun: str, did: str = "") -> str:
+        return human_count(total[name], noun + did, f"{noun}s{did}")
+
     errors = ", ".join(f"{count:,} {kind}" for kind, count in total.errors.items()) or "none"
     dedup, hits = human_ratio(total.deduplication), human_percent(total.hit_ratio)
     texts = {
@@ -196,32 +200,36 @@ def _describe(total: Figures) -> dict[str, str]:
         f"{number('values_deduplicated')} of them deduplicated",
         "bytes": f"{size('bytes_offloaded')} kept out of messages and results, "
         f"{size('bytes_uploaded')} uploaded ({dedup} deduplication), {size('bytes_stored')} stored",
-        "fetched": f"{number('values_fetched')} values, {size('bytes_fetched')}; node cache: "
-        f"{number('cache_hits')} hits ({hits}), {size('cache_bytes')}"
+        "fetched": f"{some('values_fetched', 'value')}, {size('bytes_fetched')}; node cache: "
+        f"{some('cache_hits', 'hit')} ({hits}), {size('cache_bytes')}"
         + (
             f"; put there when stored: {size('cache_written_bytes')}"
             if total["cache_written"]
             else ""
         ),
-        "errors": f"{errors}; retried: {number('store_retries')} store calls, "
-        f"{number('task_retries')} tasks; refused: {number('refs_refused')} references",
+        "errors": f"{errors}; retried: {some('store_retries', 'store call')}, "
+        f"{some('task_retries', 'task')}; refused: {some('refs_refused', 'reference')}",
     }
     if total.uses_memo:
         texts["memo"] = (
-            f"{number('memo_hits')} computations saved ({human_percent(total.memo_hit_ratio)} of "
-            f"{total.memo_lookups:,} calls), {human_time_saved(total.memo_seconds_saved)}; "
+            f"{some('memo_hits', 'computation', ' saved')} "
+            f"({human_percent(total.memo_hit_ratio)} of "
+            f"{human_count(total.memo_lookups, 'call')}), "
+            f"{human_time_saved(total.memo_seconds_saved)}; "
             f"waits: {number('memo_waits')}; "
             f"uncached: {number('memo_uncached')}; fenced off: {number('memo_fenced')}"
         )
     if total.uses_catalog:
         texts["catalog"] = (
-            f"{number('catalog_saves')} versions saved ({number('catalog_conflicts')} existed), "
-            f"{number('catalog_loads')} objects loaded, {number('catalog_late')} late arguments, "
-            f"{number('catalog_removed')} versions removed"
+            f"{some('catalog_saves', 'version', ' saved')} "
+            f"({number('catalog_conflicts')} existed), "
+            f"{some('catalog_loads', 'object', ' loaded')}, "
+            f"{some('catalog_late', 'late argument')}, "
+            f"{some('catalog_removed', 'version', ' removed')}"
         )
     if total["observed_values"]:
         texts["observed"] = (
-            f"{number('observed_values')} values would travel by reference, "
+            f"{some('observed_values', 'value')} would travel by reference, "
             f"{size('observed_bytes')}, {size('observed_repeated_bytes')} of them deduplicated"
         )
     texts.update({step: _timing(total, step) for step in STEPS if total.times(step)[-1]})
@@ -230,9 +238,17 @@ def _describe(total: Figures) -> dict[str, str]:
 
 def _timing(total: Figures, step: str) -> str:
     count = total.times(step)[-1]
-    half, most = (human_latency(total.quantile(step, part)) for part in (0.5, 0.99))
-    average = total.seconds(step) / count * 1e3
-    return f"{count:,} times, {average:,.1f} ms on average, 50% within {half}, 99% within {most}"
+    half, most = (_quantile(total, step, part) for part in (0.5, 0.99))
+    average = human_latency(total.seconds(step) / count)
+    return f"{human_count(count, 'time')}, {average} on average, 50% {half}, 99% {most}"
+
+
+def _quantile(figures: Figures, step: str, part: float) -> str:
+    """Describe the time that *part* of all times don't exceed: ``within 16 ms``, ``over 16 s``."""
+    found = figures.quantile(step, part)
+    if found is not None and math.isinf(found):
+        return f"over {human_latency(BOUNDS[-1])}"
+    return f"within {human_latency(found)}"
 
 
 def _document(runtime: Runtime, found: Report) -> dict[str, Any]:

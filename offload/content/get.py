@@ -188,7 +188,10 @@ class Reader:
             )
         self._serializers.check_accepted(ref.serializer)
         if ref.size > self._max_size:
-            raise ValueTooLarge(f"{ref!r} is over offload_max_size ({human_size(self._max_size)})")
+            raise ValueTooLarge(
+                f"{ref!r} is over offload_max_size ({human_size(self._max_size)}): set it here as "
+                "high as where the value comes from"
+            )
 
     # -- prefetching into the node cache
 
@@ -296,7 +299,8 @@ class Reader:
         return BlobMissing(
             f"{ref!r} (blob {digest}) is not in the store {self._store.url}; the reference is "
             f"{self._age(ref)} old: it outlived offload_retention, or offload_grace after its task "
-            "ended, or the store was emptied or evicts keys",
+            "ended, or the store was emptied or evicts keys. Send it again; if it was needed for "
+            "longer, raise offload_retention; celery offload doctor checks the store",
             digest=digest,
             store=self._store.url,
         )

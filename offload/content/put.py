@@ -366,7 +366,8 @@ class Writer:
         if payload.size > self._settings.max_size:
             raise ValueTooLarge(
                 f"a {payload.type or 'value'} of {human_size(payload.size)} is over "
-                f"offload_max_size ({human_size(self._settings.max_size)})"
+                f"offload_max_size ({human_size(self._settings.max_size)}): send less, or raise "
+                "it in publishers and workers"
             )
 
     def inline_ref(self, payload: Payload) -> Ref[Any]:

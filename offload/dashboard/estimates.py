@@ -11,7 +11,7 @@ from offload.dashboard.rendering import Chart, Column, Table, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES
 from offload.metrics.estimate import Candidate, Choices, Estimate, estimate
-from offload.text import human_number, human_size, human_threshold, human_time_saved
+from offload.text import human_number, human_size, human_time_saved
 
 __all__ = ("ROUTES",)
 
@@ -39,7 +39,7 @@ def _chart(prediction: Estimate) -> Chart:
     return Chart(
         "thresholds",
         "Bytes by threshold",
-        [human_threshold(each.threshold) for each in candidates],
+        [human_size(each.threshold) for each in candidates],
         {
             "kept out of messages": [each.bytes for each in candidates],
             "stored": [each.stored_bytes for each in candidates],
@@ -60,7 +60,7 @@ def _thresholds(request: Request, prediction: Estimate) -> Table[Candidate]:
         Column(
             "threshold",
             "Threshold",
-            lambda each: human_threshold(each.threshold),
+            lambda each: human_size(each.threshold),
             lambda each: each.threshold,
             wide=True,
         ),
@@ -101,7 +101,7 @@ def _tasks(request: Request, prediction: Estimate) -> Table[tuple[str, Choices]]
         found = item[1].best
         if found is None:
             return "none saves"
-        return human_threshold(found.threshold) if item[1].is_worth_changing else "as it is"
+        return human_size(found.threshold) if item[1].is_worth_changing else "as it is"
 
     def saved(item: tuple[str, Choices]) -> float:
         return item[1].best.saved_seconds if item[1].best is not None else 0.0

@@ -23,7 +23,6 @@ from offload.text import (
     human_percent,
     human_ratio,
     human_size,
-    human_threshold,
     human_time_saved,
 )
 
@@ -230,10 +229,10 @@ def _sizes(figures: Figures) -> Chart:
 
 def _size_label(at_least: int) -> str:
     if not at_least:
-        return f"below {human_threshold(SIZES[0])}"
+        return f"below {human_size(SIZES[0])}"
     if at_least == SIZES[-1]:
-        return f"{human_threshold(at_least)} or more"
-    return f"{human_threshold(at_least)} to {human_threshold(2 * at_least)}"
+        return f"{human_size(at_least)} or more"
+    return f"{human_size(at_least)} to {human_size(2 * at_least)}"
 
 
 def _table(request: Request, rows: list[_Row], caption: str, *, linked: bool) -> Table[_Row]:

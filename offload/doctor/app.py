@@ -15,7 +15,7 @@ from offload.doctor.tested import TESTED
 from offload.errors import ConfigurationError
 from offload.hooks.runtime import Runtime, redelivery_time
 from offload.inspect.findings import Finding
-from offload.text import human_size
+from offload.text import human_count, human_size
 
 __all__ = ("CHECKS", "class_keys", "dependencies", "node_cache", "pushed_classes")
 
@@ -51,7 +51,7 @@ def tasks(runtime: Runtime) -> Iterator[Finding]:
             wrong = True
             yield Finding("error", str(exc))
     if not wrong:
-        yield Finding("ok", f"the options of {len(names)} tasks are valid")
+        yield Finding("ok", f"the options of {human_count(len(names), 'task')} are valid")
 
 
 def retention(runtime: Runtime) -> Iterator[Finding]:
@@ -164,11 +164,12 @@ def class_keys(runtime: Runtime) -> Iterator[Finding]:
             days = ((key.until or now) - now) / 86400
             yield Finding(
                 "warning",
-                f"key {key.name} expires in {days:.0f} days",
+                f"key {key.name} expires in {human_count(round(days), 'day')}",
                 "add a new key to offload_verify_keys on all workers, then push with it",
             )
     count = len(runtime.classes.policy.keys)
-    yield Finding("ok", f"only classes signed with one of {count} keys are loaded")
+    keys = "one key" if count == 1 else f"one of {count} keys"
+    yield Finding("ok", f"only classes signed with {keys} are loaded")
 
 
 def pushed_classes(runtime: Runtime) -> Iterator[Finding]:
@@ -184,7 +185,8 @@ def pushed_classes(runtime: Runtime) -> Iterator[Finding]:
             "push it with `celery offload classes push` if this release should be the latest",
         )
     if not stale:
-        yield Finding("ok", f"{len(statuses)} registered classes are in sync with the store")
+        synced = human_count(len(statuses), "registered class is", "registered classes are")
+        yield Finding("ok", f"{synced} in sync with the store")
 
 
 def dependencies() -> Iterator[Finding]:

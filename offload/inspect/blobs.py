@@ -17,7 +17,7 @@ from offload.inspect.content import BlobSummary, summarize_blobs
 from offload.inspect.preview import type_of
 from offload.stores.capabilities import HoldTracking, blob_inspection_of, hold_tracking_of
 from offload.stores.protocols import BlobInfo, Store
-from offload.text import UNKNOWN, human_size
+from offload.text import UNKNOWN, human_count, human_size
 
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
@@ -181,7 +181,7 @@ def describe_kind(seen: BlobSummary | None) -> str:
     root = seen.root
     if root is None:
         return "chunk" if seen.known else "?"
-    chunks = f", {len(root.chunks)} chunks" if root.chunks else ""
+    chunks = f", {human_count(len(root.chunks), 'chunk')}" if root.chunks else ""
     return f"{describe_type(seen)} ({root.serializer[:40]}, {human_size(root.size)}{chunks})"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from offload.metrics.counters import SIZES, size_names
 from offload.metrics.report import Figures, Report
-from offload.text import human_size, human_threshold, human_time_saved
+from offload.text import human_count, human_size, human_time_saved
 
 __all__ = ("Candidate", "Choices", "Estimate", "estimate")
 
@@ -122,27 +122,28 @@ class Estimate:
             return "No sizes have been counted yet."
         if best is None:
             return (
-                f"No threshold pays: {total.values:,} values of {human_size(total.bytes)} cost "
-                "less in their messages. Offload them only if the broker's memory is scarce."
+                f"No threshold pays: {human_count(total.values, 'value')} of "
+                f"{human_size(total.bytes)} cost less in messages. Offload them only if the "
+                "broker's memory is scarce."
             )
         does = (
-            f"{best.values:,} of {total.values:,} values "
+            f"{best.values:,} of {human_count(total.values, 'value')} "
             f"({best.bytes / total.bytes:.0%} of the bytes) would be offloaded, storing "
             f"{human_size(best.stored_bytes)} and saving about "
             f"{human_time_saved(best.saved_seconds)} of CPU time"
         )
         if best.threshold == self.threshold:
-            return f"The current threshold, {human_threshold(best.threshold)}, pays best: {does}."
+            return f"The current threshold, {human_size(best.threshold)}, pays best: {does}."
         if not total.is_worth_changing:
             now = total.current.saved_seconds if total.current is not None else 0.0
             return (
                 f"No difference worth changing: the current threshold, "
-                f"{human_threshold(self.threshold)}, saves about {human_time_saved(now)} of CPU "
-                f"time; the best, {human_threshold(best.threshold)}, would save "
+                f"{human_size(self.threshold)}, saves about {human_time_saved(now)} of CPU "
+                f"time; the best, {human_size(best.threshold)}, would save "
                 f"{human_time_saved(best.saved_seconds)}."
             )
         return (
-            f"A threshold of {human_threshold(best.threshold)} would pay best "
+            f"A threshold of {human_size(best.threshold)} would pay best "
             f"(offload_threshold = {best.threshold}, now {self.threshold}): {does}."
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -101,9 +102,11 @@ def _factory(location: StoreURL) -> str | Factory:
     base, plus, _ = location.scheme.partition("+")
     factory = _FACTORIES.get(location.scheme) or _FACTORIES.get(f"{base}{plus}…")
     if factory is None:
-        known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
         what = f"{location.scheme}://" if location.scheme else "no scheme"
-        raise ConfigurationError(f"no store is known for a URL with {what}; known: {known}")
+        near = get_close_matches(location.scheme, _FACTORIES, n=1)
+        known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
+        hint = f"did you mean {near[0]}://?" if near else f"known: {known}"
+        raise ConfigurationError(f"no store is known for a URL with {what}; {hint}")
     return factory
 
 

@@ -117,7 +117,7 @@ class StoreURL:
         if not colon or "]" in port:
             return text.strip("[]"), None
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            self.refuse("what stands after a host and ':' is not a port number")
+            self.refuse("what stands after a host and ':' is not a port number such as 6379")
         return name.strip("[]"), int(port)
 
 

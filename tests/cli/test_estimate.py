@@ -48,19 +48,19 @@ def test_each_threshold_has_a_row_and_the_best_is_marked(observing):
     assert head.split()[0] == "THRESHOLD"
     report = {" ".join(row.split()[:2]): row.split()[2:] for row in rows}
     assert len(report) == 13
-    assert report["4 KiB"][:5] == ["14", "2.1", "MB", "1.6", "MB"]
-    assert report["64 KiB"][:5] == ["4", "2.0", "MB", "1.5", "MB"]
-    assert report["64 KiB"][5] == "15"  # each looked up, read, and released; three of them written
-    assert report["64 KiB"][-2:] == ["current,", "best"]
-    assert report["512 KiB"][0] == "0"
-    assert "The current threshold, 64 KiB, pays best: 4 of 14 values" in advice
+    assert report["4.1 kB"][:5] == ["14", "2.1", "MB", "1.6", "MB"]
+    assert report["65.5 kB"][:5] == ["4", "2.0", "MB", "1.5", "MB"]
+    assert report["65.5 kB"][5] == "15"  # each looked up, read, and released; three of them written
+    assert report["65.5 kB"][-2:] == ["current,", "best"]
+    assert report["524.3 kB"][0] == "0"
+    assert "The current threshold, 65.5 kB, pays best: 4 of 14 values" in advice
 
 
 def test_a_row_for_each_task(observing):
     """With `--by task`, each task has a row with its best threshold, or none."""
     head, large, small, _ = estimate(observing, "--by", "task").splitlines()[1:]
     assert head.split()[0] == "TASK"
-    assert large.split()[:7] == ["shop.large", "4", "2.0", "MB", "64", "KiB", "4"]
+    assert large.split()[:7] == ["shop.large", "4", "2.0", "MB", "65.5", "kB", "4"]
     assert small.split()[:5] == ["shop.small", "10", "50.0", "kB", "none"]
 
 
@@ -84,10 +84,10 @@ def test_mode_on_estimates_higher_thresholds(url):
     for number in range(10):
         wire.app.send_task("shop.small", (bytes([number]) * 5000, b"x" * 2000))
     _, _, first, second, *_, advice, hint = estimate(wire).splitlines()
-    assert first.split()[:5] == ["4", "KiB", "10", "50.0", "kB"]
-    assert second.split()[:3] == ["8", "KiB", "0"]
+    assert first.split()[:5] == ["4.1", "kB", "10", "50.0", "kB"]
+    assert second.split()[:3] == ["8.2", "kB", "0"]
     assert "No threshold pays: 10 values" in advice
-    assert "below offload_threshold (4 KiB) are not counted" in hint
+    assert "below offload_threshold (4.1 kB) are not counted" in hint
 
 
 def test_empty_statistics_are_reported(url):

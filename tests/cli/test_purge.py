@@ -72,7 +72,7 @@ def test_it_purges_and_releases(setup):
     assert lives[4] > 6 * 86400
     assert task.apply_async(([1],)).id not in left
     report = project.run("purge", queue, "nothing", "-f")[0]
-    assert f"Purged 1 messages from {queue}." in report
+    assert f"Purged 1 message from {queue}." in report
     assert "Purged 0 messages from nothing." in report
 
 
@@ -84,7 +84,7 @@ def test_purge_prompts(setup):
     assert "There is no undo for this operation!" in report
     assert holders(hook)
     assert project.run("purge", queue, "--json", code=2)
-    assert "Purged 1 messages" in project.run("purge", queue, "--force")[0]
+    assert "Purged 1 message" in project.run("purge", queue, "--force")[0]
     assert not holders(hook)
 
 

@@ -84,10 +84,10 @@ def test_a_task_has_sizes_latencies_and_errors(shop):
     with shop.hook.counters.about("shop.count", "rows"):
         shop.hook.counters.failed(BlobMissing("of another task"))
     page = shop.client().get("/task", params={"name": "shop.report"}).text
-    assert re.findall(r">(\d+ KiB to \d+ KiB)</th>\s*<td[^>]*>(\d+)", page) == [
-        ("64 KiB to 128 KiB", "3"),
-        ("128 KiB to 256 KiB", "0"),
-        ("256 KiB to 512 KiB", "3"),
+    assert re.findall(r">([\d.]+ kB to [\d.]+ kB)</th>\s*<td[^>]*>(\d+)", page) == [
+        ("65.5 kB to 131.1 kB", "3"),
+        ("131.1 kB to 262.1 kB", "0"),
+        ("262.1 kB to 524.3 kB", "3"),
     ]
     assert "upload (6 times)" in page
     assert cells(page, "errors_missing rows")[1] == "rows"

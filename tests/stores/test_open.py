@@ -79,7 +79,7 @@ def test_certificates_are_checked_by_default():
         ("", {}, "no scheme"),
         ("host:6379", {}, "memory://"),
         ("/a/path", {}, "no scheme"),
-        ("s4://bucket", {}, r"s4://; known: file://, fsspec\+…://, memory://, redis://"),
+        ("ftp://host", {}, r"ftp://; known: file://, fsspec\+…://, memory://, redis://"),
         ([], {}, "one URL or several, not an empty list"),
         (["memory://", "memory://"], {}, "memory:// is there twice"),
         ("redis://h?nonsense=1", {}, "unknown option 'nonsense'; known: .*socket_timeout"),

@@ -26,7 +26,7 @@ from offload.inspect.classes import (
     signature_json,
     signer_of,
 )
-from offload.text import human_size, printable
+from offload.text import human_count, human_size, printable
 
 __all__ = ("keygen", "prune", "pull", "push", "rollback", "tag", "verify")
 
@@ -164,7 +164,7 @@ def prune(ctx: click.Context, older_than: float, dry_run: bool, as_json: bool) -
     for each in found:
         click.echo(printable(format_version(each.class_name, each.hash)))
     did = "would delete" if dry_run else "deleted"
-    click.echo(f"{registry.store.url}: {did} {len(found)} versions")
+    click.echo(f"{registry.store.url}: {did} {human_count(len(found), 'version')}")
 
 
 @click.command()
