@@ -58,7 +58,7 @@ def register_check_task(runtime: Runtime, app: Any) -> None:
         bind=True,
         ignore_result=False,
         resultrepr_maxsize=40,  # in the worker's log
-        offload={"threshold": 0, "results": True},
+        offload={"threshold": 0},
     )(check)
 
 

@@ -217,7 +217,7 @@ def test_a_registered_class_that_is_not_in_the_store_is_reported():
 
     assert "Registered is untracked" in " ".join(found(hook, "info"))
     hook.classes.push(Registered)
-    assert "1 registered classes are in sync with the store" in " ".join(found(hook, "ok"))
+    assert "1 registered class is in sync with the store" in " ".join(found(hook, "ok"))
 
 
 def test_a_failing_check_does_not_stop_others():
