@@ -267,7 +267,7 @@ def test_pickled_signatures_have_short_references():
     assert max(map(len, note["also"])) < 80
     assert {each["args"][0].wire for each in body[2]["callbacks"]} == set(note["also"])
     _, _, held = restore_refs({"args": body[0], "kwargs": {}, **body[2]}, note)
-    assert {wire.hook.content.open(text).get()[:3] == BIG[:3] for text in held} == {True}
+    assert {wire.hook._runtime.content.open(text).get()[:3] == BIG[:3] for text in held} == {True}
     wire.work()
     assert sorted(args for args, _ in wire.seen) == [(BIG, 1), (BIG, 5)]
 
