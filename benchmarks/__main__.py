@@ -15,6 +15,7 @@ from benchmarks import (
     classes,
     dashboard,
     encryption,
+    event_loop,
     growth,
     large_arguments,
     lifetimes,
@@ -52,6 +53,7 @@ QUESTIONS = {
     16: memo,
     17: network,
     18: encryption,
+    19: event_loop,
 }
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -54,6 +54,7 @@ class Scale:
         network: round-trip times in milliseconds, sizes, tasks at once, and most bytes of these,
             in question 17.
         encrypted: sizes of question 18.
+        concurrent: numbers of requests at once, and bytes of each, in question 19.
         rounds: minimum repetitions.
     """
 
@@ -77,6 +78,7 @@ class Scale:
     growth: tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
     network: tuple[Sequence[float], Sequence[int], int, int]
     encrypted: Sequence[int]
+    concurrent: tuple[Sequence[int], int]
 
 
 MB = 10**6
@@ -106,6 +108,7 @@ FULL = Scale(
     ),
     network=((0.2, 1, 10), (10, 1000, 10_000, 100_000, MB, 10 * MB), 200, 200 * MB),
     encrypted=(100_000, MB, 10 * MB, 100 * MB),
+    concurrent=((10, 100, 1000), MB),
 )
 QUICK = Scale(
     name="quick",
@@ -128,6 +131,7 @@ QUICK = Scale(
     growth=((10, 100, 1000), (10, 100), (1, 100), (1, 100, 10_000)),
     network=((1,), (10, 100_000, MB), 200, 20 * MB),
     encrypted=(100_000, MB, 10 * MB, 100 * MB),
+    concurrent=((10, 100, 1000), MB),
 )
 TINY = Scale(
     name="tiny",
@@ -150,6 +154,7 @@ TINY = Scale(
     growth=((2, 3), (2,), (2,), (3,)),
     network=((0.2,), (100_000,), 2, MB),
     encrypted=(100_000,),
+    concurrent=((2,), 100_000),
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 

@@ -40,6 +40,7 @@ EXPECTED = {  # some of each question's figures
         "by 4 processes",
     ),
     17: ("new argument of 100 kB, one at a time", "repeated", "result", "2 at once: peak"),
+    19: ("2 at once", "publish and read: lag at most", "lag, 99%", "threads"),
     18: ("publish, new", "end to end, again", "read from the store", "peak", "worker main"),
     16: ("latency of a hit", "chunks fetched", "all different", "their CPU", "round trips"),
 }
