@@ -25,7 +25,8 @@ _TICK = 0.005  # seconds
 
 def make_site(celery: Any, job: dict[str, Any]) -> FastAPI:
     site = FastAPI()
-    turn, read = celery.tasks["turn"], job["kind"] == "both"
+    read = job["kind"] == "both"
+    task = celery.tasks["turn" if read else "take"]
     source = text(job["size"] + job["number"], int.from_bytes(os.urandom(4), "little"))
 
     def value(number: int) -> str:
@@ -40,14 +41,15 @@ def make_site(celery: Any, job: dict[str, Any]) -> FastAPI:
 
         @site.get("/{number}")
         async def awaited(number: int) -> int:
-            result = await celery.offload.adelay(turn, value(number))
+            result = await celery.offload.adelay(task, value(number))
+            site.state.last = result
             return len(await celery.offload.aget(result, TIMEOUT)) if read else 0
 
     else:
 
         @site.get("/{number}")
         def blocking(number: int) -> int:
-            result = turn.delay(value(number))
+            site.state.last = result = task.delay(value(number))
             return len(result.get(timeout=TIMEOUT)) if read else 0
 
     return site
@@ -91,6 +93,8 @@ async def measured(site: FastAPI, job: dict[str, Any]) -> dict[str, float]:
     seconds = time.perf_counter() - start
     await asyncio.sleep(2 * _TICK)
     watching.cancel()
+    if job["kind"] == "publish":  # let the worker finish
+        site.state.last.get(timeout=TIMEOUT)
     lags.sort()
     p99 = lags[min(len(lags) - 1, int(len(lags) * 0.99))]
     return {"max": lags[-1], "p99": p99, "seconds": seconds, "threads": threads}

@@ -16,6 +16,7 @@ from offload.content.encoding import BlobEncoder
 from offload.content.holds import Hold, Holds
 from offload.content.manifest import Packed, pack
 from offload.content.memory import Memory
+from offload.content.progress_bar import uploading
 from offload.content.retrying import Retrying
 from offload.content.signing import SigningKeys
 from offload.content.small import SMALL, SmallWriter, Stored
@@ -493,3 +494,6 @@ class Writer:
                 bytes_uploaded=plain_bytes,
                 bytes_stored=sum(map(size_of, blobs.values())),
             )
+            bar = uploading.get()
+            if bar is not None:
+                bar.add(plain_bytes, size)

@@ -30,6 +30,7 @@ TESTED = {
     "rich": "15.0.0",
     "scipy": "1.18.1",
     "starlette": "1.10.0",
+    "tqdm": "4.70.1",
     "uvicorn": "0.54.0",
     "xarray": "2026.9.0",
     "zstandard": "0.25.0",

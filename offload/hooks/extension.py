@@ -163,7 +163,7 @@ class Offload:
         seconds = None if since is None else as_seconds("stats", since, "'since' is ")
         return report(sums_of(runtime.store), seconds, tasks=True)
 
-    def put(self, value: T, *, retention: Duration | None = None) -> Ref[T]:
+    def put(self, value: T, *, retention: Duration | None = None, progress: bool = False) -> Ref[T]:
         """Serialize and store *value* now, and return its reference to pass to tasks.
 
         For a reference, return it, held as long as a value would be.
@@ -171,15 +171,18 @@ class Offload:
         Args:
             retention: seconds, or a text such as ``7d``, to hold it (and a quarter more, so that
                 passing the reference on soon costs no round trip); default ``offload_retention``.
+            progress: whether to show the upload's progress, with tqdm or rich. Bytes that the store
+                has already aren't uploaded.
 
         Raises:
+            ConfigurationError: neither tqdm nor rich is installed.
             SerializationError: no accepted serializer can carry it, or it contains references.
             ValueTooLarge: it is larger than ``offload_max_size``.
             InvalidRef: a reference is of another app.
             BlobMissing: the value of a reference is no longer in the store.
             StoreError: the store failed; `StoreUnavailable` if a retry may help.
         """
-        return self._runtime.put(value, retention=retention)
+        return self._runtime.put(value, retention=retention, progress=progress)
 
     def get(self, ref: Ref[T]) -> T:
         """Return the value of *ref*, wherever the reference comes from.
@@ -253,9 +256,13 @@ class Offload:
         )
         return value
 
-    async def aput(self, value: T, *, retention: Duration | None = None) -> Ref[T]:
+    async def aput(
+        self, value: T, *, retention: Duration | None = None, progress: bool = False
+    ) -> Ref[T]:
         """Store *value* and return its reference as `put` does, without blocking the event loop."""
-        ref: Ref[T] = await _calls().put(self._runtime, value, retention=retention)
+        ref: Ref[T] = await _calls().put(
+            self._runtime, value, retention=retention, progress=progress
+        )
         return ref
 
     def read_event(self, event: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold
 from offload.content.observe import LEAST, Observer
 from offload.content.pins import Pins
+from offload.content.progress_bar import progress_bar
 from offload.content.retrying import Retrying
 from offload.content.store import ContentStore
 from offload.encryption.keys import Keyring, keyring_of
@@ -138,7 +139,7 @@ class Runtime:
 
     # -- for users: documented by `Offload`
 
-    def put(self, value: T, *, retention: Duration | None = None) -> Ref[T]:
+    def put(self, value: T, *, retention: Duration | None = None, progress: bool = False) -> Ref[T]:
         ttl = self.retention
         if retention is not None:
             ttl = as_seconds("put", retention, "'retention' is ")
@@ -153,9 +154,10 @@ class Runtime:
                 f"this {type(value).__name__} contains a Ref: put the values, or pass the "
                 "references as arguments, which may contain them in lists, tuples, and dicts"
             )
-        return self.content.writer.put(
-            value, celery_serializer=self.app.conf.task_serializer, hold=Hold(ttl)
-        )
+        with progress_bar(shown=progress):
+            return self.content.writer.put(
+                value, celery_serializer=self.app.conf.task_serializer, hold=Hold(ttl)
+            )
 
     def get(self, ref: Ref[T]) -> T:
         if not isinstance(ref, Ref):

@@ -102,5 +102,5 @@ async def get(
     return await call_in_thread(lambda: caller.run(read))
 
 
-async def put(runtime: Runtime, value: T, *, retention: Any) -> Ref[T]:
-    return await call_in_thread(lambda: runtime.put(value, retention=retention))
+async def put(runtime: Runtime, value: T, **options: Any) -> Ref[T]:
+    return await call_in_thread(lambda: runtime.put(value, **options))
