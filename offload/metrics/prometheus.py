@@ -19,7 +19,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from offload.errors import ConfigurationError, StoreError
 from offload.metrics.connections import BACKLOG, PATIENCE, most_connections
-from offload.metrics.counters import BOUNDS, NAMES, OF_STORE, OTHER, STEPS
+from offload.metrics.counters import BOUNDS, NAMES, OF_STORE, OTHER, SIZES, STEPS
 from offload.metrics.report import Figures, by_store, report
 from offload.metrics.storage import sums_of
 from offload.stores.capabilities import tiers_of
@@ -227,6 +227,22 @@ def _histograms(tasks: Mapping[str, Figures]) -> Iterator[Metric]:
     )
     _add_times(family, tasks, STEPS)
     yield family
+    yield _sizes(tasks)
+
+
+def _sizes(tasks: Mapping[str, Figures]) -> Metric:
+    family = HistogramMetricFamily(
+        "offload_value_size_bytes",
+        "Serialized bytes of a value sent by reference, or observed (mode observe).",
+        labels=["task"],
+    )
+    # A class ends below a power of two; a bucket includes its bound.
+    bounds = [*(str(float(bound - 1)) for bound in SIZES), "+Inf"]
+    for task, figures in tasks.items():
+        values, size = figures.sizes()
+        if values[-1]:
+            family.add_metric([task], list(zip(bounds, values, strict=True)), sum_value=size)
+    return family
 
 
 def _store_counters(stores: Mapping[str, Figures]) -> Iterator[Metric]:

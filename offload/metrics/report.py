@@ -11,7 +11,14 @@ from itertools import accumulate
 from math import inf
 
 from offload.errors import ConfigurationError
-from offload.metrics.counters import BOUNDS, OF_STORE_PREFIX, OTHER, WORKER_PREFIX
+from offload.metrics.counters import (
+    BOUNDS,
+    OF_STORE_PREFIX,
+    OTHER,
+    SIZES,
+    WORKER_PREFIX,
+    size_names,
+)
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 from offload.stores.sums import KEPT, LABEL, SPANS, Span, Sums
@@ -105,6 +112,14 @@ class Figures:
     def seconds(self, step: str) -> float:
         """Return the total time of *step*, in seconds."""
         return self[f"{step}_microseconds"] / 1e6
+
+    def sizes(self) -> tuple[list[int], int]:
+        """Return how many values are below each of `SIZES`, and how many there are in total; and
+        the sum of their bytes.
+        """
+        classes = [size_names(at_least) for at_least in (0, *SIZES)]
+        values = list(accumulate(self[values] for values, _, _ in classes))
+        return values, sum(self[size] for _, size, _ in classes)
 
     def quantile(self, step: str, part: float) -> float | None:
         """Return the time, in seconds, within which *part* of all times lie.

@@ -34,6 +34,7 @@ def fill(store, tasks=("shop.total", "shop.report"), amount=5):
             counters.add(**dict.fromkeys(NAMES, amount + number))
             for step in STEPS:
                 counters.took(step, 0.003)
+            counters.sized(100_000, 0)
     recorder.write()
 
 
@@ -121,6 +122,33 @@ def test_every_counter_is_exported_under_its_task(exported):
         assert found[(f"{metric}_sum", *labels)] == pytest.approx(0.003)
         assert found[(f"{metric}_bucket", ("le", "0.001"), *labels)] == 0
         assert found[(f"{metric}_bucket", ("le", "0.004"), *labels)] == 1
+
+
+def test_sizes_are_a_histogram_of_bytes(exported):
+    """A bucket counts the values whose size is at most its bound; sum and count are exact."""
+    store = MemoryStore()
+    counters = Counters()
+    recorder = Recorder(counters, 1)
+    recorder.attach(store)
+    sizes = (0, 1023, 1024, 70_000, (4 << 20) - 1, 4 << 20, 9 << 20)
+    with counters.about("shop.total", "rows"):
+        for size in sizes:
+            counters.offloaded(size, size // 2, whole=False)
+    with counters.about("shop.observed"):
+        counters.sized(5000, 0)
+    recorder.write()
+    found = samples(exported(store))
+    metric, task = "offload_value_size_bytes", ("task", "shop.total")
+    buckets = {
+        float(labels[0][1]): count
+        for (name, *labels), count in found.items()
+        if name == f"{metric}_bucket" and labels[-1] == task
+    }
+    assert len(buckets) == 14
+    assert buckets == {bound: sum(size <= bound for size in sizes) for bound in buckets}
+    assert found[f"{metric}_sum", task] == sum(sizes)
+    assert found[f"{metric}_count", task] == buckets[float("inf")] == len(sizes)
+    assert found[f"{metric}_sum", ("task", "shop.observed")] == 5000
 
 
 def test_tasks_are_bounded_and_none_is_omitted(exported):

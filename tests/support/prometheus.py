@@ -92,4 +92,6 @@ def count(store, tasks=("shop.total", "shop.report"), amount: int = 5) -> None:
             for step in STEPS:
                 for seconds in (0.003, 0.1, 2):
                     counters.took(step, seconds * number)
+            for size in (2_000, 100_000, 9 << 20):
+                counters.sized(size * number, 0)
     recorder.write()
