@@ -36,6 +36,7 @@ __all__ = ("Recorder",)
 
 logger = logging.getLogger(__name__)
 
+_SOON = 10.0  # seconds within which an error is written, however long the interval
 _PATIENCE = 2.0  # seconds by which statistics may delay the exit of a process
 _THREAD = "offload-stats"
 _LONGEST = 200  # characters of a task's or argument's name
@@ -46,8 +47,9 @@ class Recorder:
 
     Batches piggyback on requests that are sent anyway. If there are none, or they can't carry a
     batch, a thread writes counts that have waited for *interval*. The thread exists only while
-    counts wait, and isn't inherited by a fork. `write` is for the exit of a process. If a process
-    is killed, counts since the last write are lost.
+    counts wait, and isn't inherited by a fork. It writes errors within ten seconds, even if
+    *interval* is longer, since alerts wait for them. `write` is for the exit of a process. If a
+    process is killed, counts since the last write are lost.
 
     Args:
         behind: always write in the thread, so that no caller sees an error or timeout of the
@@ -160,12 +162,12 @@ class Recorder:
                 state.writer_came()
 
     def _write_soon(self, state: _State) -> None:
-        wait, since = self._sleep or state.ending.wait, state.since
-        wait(self._interval)
+        since = state.since
+        self._wait_to_write(state, self._interval)
         while True:
             while since != state.since and not state.ending.is_set() and not self._has_errors:
                 since = state.since  # a round trip carried the earlier counts
-                wait(max(0.0, since + self._interval - self._clock()))
+                self._wait_to_write(state, since + self._interval - self._clock())
             state.writer_came()
             if state.ending.is_set() and not (self._behind or state.is_handed_over):
                 return  # `end` writes
@@ -175,11 +177,20 @@ class Recorder:
             except OffloadError as exc:
                 logger.info("cannot write statistics, retrying later: %s", exc)
                 if not state.ending.is_set() and state.expect_writer():
-                    wait(self._interval)
+                    self._wait_to_write(state, self._interval)
                     continue
             if state.ending.is_set():
                 self._say_end()
             return
+
+    def _wait_to_write(self, state: _State, seconds: float) -> None:
+        """Wait for so many seconds; for at most `_SOON` once there is an error."""
+        wait = self._sleep or state.ending.wait
+        while seconds > 0 and not state.ending.is_set():
+            wait(min(seconds, _SOON))
+            if self._has_errors:
+                return
+            seconds -= _SOON
 
     def _write(self, state: _State, sums: Sums) -> None:
         """Write everything; a batch that can't be written is requeued."""
@@ -198,15 +209,13 @@ class Recorder:
 
     @property
     def _has_errors(self) -> bool:
-        """Whether errors wait, which no round trip carries."""
-        return self._log is not None and bool(self._counters.errors)
+        """Whether errors wait, whose texts no round trip carries."""
+        return bool(self._counters.errors)
 
     def _write_errors(self) -> None:
         log = self._log
-        if log is None:
-            return
         taken = self._counters.errors.take()
-        if not taken:
+        if not taken or log is None:
             return
         written = False
         try:

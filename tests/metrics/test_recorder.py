@@ -248,6 +248,36 @@ def test_a_timer_does_not_repeat_a_round_trip(riding, counters, naps, clock):
     assert recorder.next_batch() is None  # nothing is due at once either
 
 
+def test_errors_are_written_soon_however_long_the_interval(counters, naps):
+    """An idle process writes an error within ten seconds, and other counts after the interval."""
+    store = MemoryStore("errors are written soon")
+    recorder = Recorder(counters, 3600, sleep=naps)
+    recorder.attach(store)
+    counters.add(values_seen=1)
+    assert naps.wake() == 10
+    assert naps.asked.get(timeout=30) == 10
+    assert not report(sums_of(store)).total.counts
+    counters.failed(BlobMissing("x"))
+    naps.release()
+    wait_until(lambda: report(sums_of(store)).total["errors_missing"], "the error is written")
+    assert report(sums_of(store)).total["values_seen"] == 1
+
+
+def test_a_long_interval_is_waited_for_in_full(counters, naps):
+    """Without errors, counts are written after the interval, not before."""
+    store = Store()
+    recorder = Recorder(counters, 25, sleep=naps)
+    recorder.attach(store)
+    counters.add(values_seen=1)
+    waits = []
+    for _ in range(3):
+        waits.append(naps.asked.get(timeout=30))
+        assert not store.added
+        naps.release()
+    assert waits == [10, 10, 5]
+    wait_until(lambda: store.added, "counts are written")
+
+
 def test_counts_before_the_store_is_known_are_written(counters, naps):
     """Counts made before a store is attached are written to it."""
     store = Store()

@@ -74,13 +74,15 @@ def test_series_of_alerts_exist(live, name):
 
 @pytest.mark.integration
 def test_alerts_fire_on_real_counters(live):
-    """Alerts for single events fire at once with their text; others don't."""
+    """Alerts for errors and for single events fire at once with their text; others don't."""
     once = {
         "OffloadBlobsMissing",
         "OffloadContentAltered",
         "OffloadReferencesRefused",
         "OffloadClassesRefused",
         "OffloadCacheAltered",
+        "OffloadValuesUnavailable",
+        "OffloadErrorsRising",
     }
     wait_until(lambda: once <= set(live.alerts()), "the alerts fire")
     for name, alert in live.alerts().items():
