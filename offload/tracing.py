@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-__all__ = ("is_set_up", "received", "span")
+__all__ = ("is_set_up", "note_hit", "note_value", "received", "span")
 
 _NAME = "offload"
 _CHECK_INTERVAL = 0.1  # seconds between checks whether OpenTelemetry was set up
@@ -34,6 +34,30 @@ def span(step: str, task: str, argument: str) -> AbstractContextManager[Any] | N
         f"{_NAME}.{step}", attributes={name: value for name, value in labels.items() if value}
     )
     return given
+
+
+def note_value(
+    active: Any, size: int | None = None, digest: str | None = None, *, hit: bool | None = None
+) -> None:
+    """Set the attributes of a value on a span that has started; None leaves one out.
+
+    Args:
+        size: ``offload.bytes``, the serialized bytes of the value, or of several values.
+        digest: ``offload.digest``, of one value.
+        hit: ``offload.hit``, whether the node cache had it (fetch), or the store (upload).
+    """
+    noted = {"bytes": size, "digest": digest, "hit": hit}
+    active.set_attributes(
+        {f"{_NAME}.{name}": value for name, value in noted.items() if value is not None}
+    )
+
+
+def note_hit(task: str, argument: str, size: int, digest: str) -> None:
+    """Record that the node cache had a value, as a span ``offload.fetch`` without duration."""
+    found = span("fetch", task, argument)
+    if found is not None:
+        with found as active:
+            note_value(active, size, digest, hit=True)
 
 
 def received(headers: Mapping[str, Any]) -> AbstractContextManager[None]:

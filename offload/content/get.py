@@ -131,7 +131,8 @@ class Reader:
             return {}
         limit = max(sizes.values()) + HEAD_LIMIT
         try:
-            with self._counters.timed("fetch"):
+            with self._counters.timed("fetch") as step:
+                step.note(sum(sizes.values()), hit=False)
                 found = list(self._store.blobs.get([*sizes], limit))
         except StoreError:
             return {}
@@ -148,7 +149,8 @@ class Reader:
     def _get(self, ref: Ref[T], cached: Cached) -> T:
         cache, digest = None if cached == "skip" else self._cache, ref.digest
         if cache is None or digest is None or ref.size < SINGLE:
-            with self._counters.timed("fetch"):
+            with self._counters.timed("fetch") as step:
+                step.note(ref.size, digest, hit=False)
                 _, manifest = self._root(ref)
                 body = self._read_body(ref, manifest, self._in_memory)
             value = self._value(ref, manifest, body)
@@ -164,9 +166,10 @@ class Reader:
                     if cache.is_intact(found):
                         raise
                 else:
-                    self._counters.add(cache_hits=1, cache_bytes=ref.size)
+                    self._counters.cache_hit(ref.size, digest)
                     return value
-            with self._counters.timed("fetch"):
+            with self._counters.timed("fetch") as step:
+                step.note(ref.size, digest, hit=False)
                 root, manifest = self._root(ref)
                 body = self._read_body(ref, manifest, lambda m: fill.assembly(root, m))
         self._counters.add(values_fetched=1, bytes_fetched=ref.size, cache_misses=1)
@@ -291,7 +294,8 @@ class Reader:
                 store=self._store.url,
             )
         head, buffers = manifest.split(body)
-        with self._counters.timed("decode"):
+        with self._counters.timed("decode") as step:
+            step.note(ref.size, ref.digest)
             value: T = self._serializers.decode(ref.serializer, head, buffers)
         return value
 

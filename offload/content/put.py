@@ -114,8 +114,10 @@ class Writer:
 
     def serialize(self, value: Any, celery_serializer: str) -> Payload:
         """Return *value* serialized; see `Registry.encode`."""
-        with self._counters.timed("serialise"), no_refs_within():
-            return self._serializers.encode(value, celery_serializer)
+        with self._counters.timed("serialise") as step, no_refs_within():
+            payload = self._serializers.encode(value, celery_serializer)
+            step.note(payload.size)
+            return payload
 
     def prepare(
         self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int, salt: str = ""
@@ -239,10 +241,12 @@ class Writer:
         memory = Memory()
         packed, asked, sent = self._pack(payload, hold, ttl, memory)
         digests = [digest for digest in packed.digests if digest not in asked]
-        with self._through.writing(packed, payload.size), self._counters.timed("upload"):
+        with self._through.writing(packed, payload.size), self._counters.timed("upload") as step:
+            step.note(payload.size, packed.digest)
             missing = self._retrying(lambda: self._store.blobs.hold(digests, ttl, hold.holder))
             if missing and self._cipher is not None:
                 packed, missing = self._find_older(payload, packed, missing, hold, ttl)
+            step.note(digest=packed.digest, hit=not missing and not sent)
             if missing:
                 self._upload(packed, missing, ttl, payload.size, memory)
         return packed, missing | sent, ttl
@@ -259,8 +263,10 @@ class Writer:
         key = None if self._cipher is None else self.key
 
         def packing(each: Any = None) -> Packed:
-            with self._counters.timed("hash"):
-                return pack(payload, limit=self.blob_limit, key=key, each=each)
+            with self._counters.timed("hash") as step:
+                packed = pack(payload, limit=self.blob_limit, key=key, each=each)
+                step.note(payload.size, packed.digest)
+                return packed
 
         asked: set[Digest] = set()
         sent: set[Digest] = set()
@@ -291,14 +297,17 @@ class Writer:
         """
         for payload in payloads:
             self.check_size(payload)
-        with self._counters.timed("hash"):
+        size = sum(payload.size for payload in payloads)
+        with self._counters.timed("hash") as step:
+            step.note(size)
             key = self.key
             packed = [pack(payload, limit=self.blob_limit, key=key) for payload in payloads]
         ttl = self._holds.store_ttl(hold)
         every = list(dict.fromkeys(chain.from_iterable(each.digests for each in packed)))
         stored: list[tuple[Ref[Any], list[Digest]]] = []
-        with self._counters.timed("upload"):
+        with self._counters.timed("upload") as step:
             missing = self._retrying(lambda: self._store.blobs.hold(every, ttl, hold.holder))
+            step.note(size, hit=not missing)
             for payload, each in zip(payloads, packed, strict=True):
                 own = missing.intersection(each.digests)
                 if own and self._cipher is not None:

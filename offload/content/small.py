@@ -92,8 +92,10 @@ class SmallWriter:
         keys = (None,) if self._cipher is None else self._cipher.keyring.keys
         ttls = [self._holds.store_ttl(hold) for hold in holds]
         holder, asked = holds[0].holder, None
-        with self._counters.timed("hash"):
+        size = sum(payload.size for payload in payloads)
+        with self._counters.timed("hash") as step:
             packed = [pack(payload, limit=self._blob_limit, key=keys[0]) for payload in payloads]
+            step.note(size, packed[0].digest if len(packed) == 1 else None)
         if len(keys) > 1:
             packed, asked = self._find_older(payloads, packed, keys[1:], ttls, holder)
         uploads = [Upload() for _ in payloads]
@@ -105,8 +107,10 @@ class SmallWriter:
                 if same.ttl < ttl:
                     wanted[digest] = replace(same, ttl=ttl)
                 owners.setdefault(digest, upload)
-        with self._counters.timed("upload"):
+        with self._counters.timed("upload") as step:
+            step.note(size, packed[0].digest if len(packed) == 1 else None)
             missing = self._store_wanted(wanted, holder, owners, keys[0], asked)
+            step.note(hit=not missing)
         stored = []
         for each, ttl, upload in zip(packed, ttls, uploads, strict=True):
             own = missing.intersection(each.digests)

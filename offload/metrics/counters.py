@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offload.errors import (
     BlobMissing,
@@ -22,7 +22,10 @@ from offload.errors import (
     StoreUnavailable,
 )
 from offload.metrics.latest import LatestErrors
-from offload.tracing import is_set_up, span
+from offload.tracing import is_set_up, note_hit, note_value, span
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = (
     "BOUNDS",
@@ -37,6 +40,7 @@ __all__ = (
     "WORKER_PREFIX",
     "Counted",
     "Counters",
+    "Timed",
     "about_now",
     "size_names",
     "time_names",
@@ -239,18 +243,27 @@ class _About:
         about_now.reset(self._token)
 
 
-class _Timed:
-    __slots__ = ("_begun", "_counters", "_span", "_step")
+class Timed:
+    """A step that is timed and traced while the block runs."""
+
+    __slots__ = ("_active", "_begun", "_counters", "_span", "_step")
 
     def __init__(self, counters: Counters, step: str) -> None:
         self._counters = counters
         self._step = step
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._span = span(self._step, *about_now.get()) if is_set_up() else None
-        if self._span is not None:
-            self._span.__enter__()
+        self._active = None if self._span is None else self._span.__enter__()
         self._begun = time.perf_counter()
+        return self
+
+    def note(
+        self, size: int | None = None, digest: str | None = None, *, hit: bool | None = None
+    ) -> None:
+        """Describe the value in the span, if there is one; see `offload.tracing.note_value`."""
+        if self._active is not None:
+            note_value(self._active, size, digest, hit=hit)
 
     def __exit__(
         self,
@@ -333,9 +346,15 @@ class Counters:
         self.errors.note(name, *about_now.get(), error)
         self.add(**{name: 1})
 
-    def timed(self, step: str) -> AbstractContextManager[None]:
+    def timed(self, step: str) -> Timed:
         """Time a step if it succeeds; also trace it as an OpenTelemetry span."""
-        return _Timed(self, step)
+        return Timed(self, step)
+
+    def cache_hit(self, size: int, digest: str) -> None:
+        """Count a value of so many bytes that the node cache had; also trace it."""
+        self.add(cache_hits=1, cache_bytes=size)
+        if is_set_up():
+            note_hit(*about_now.get(), size, digest)
 
     def took(self, step: str, seconds: float, *, store: str = "") -> None:
         """Record the duration of a step, or of the part that one of several stores had in it.

@@ -31,7 +31,14 @@ CeleryInstrumentor().instrument()
 
 app = Celery("traced", broker="memory://", backend="cache+memory://")
 app.conf.update(worker_hijack_root_logger=False, worker_enable_remote_control=False)
-Offload(app, store=sys.argv[1], cache="off", retry={"max_retries": 0})
+Offload(
+    app,
+    store=sys.argv[1],
+    cache=sys.argv[3],
+    cache_write="off",
+    prefetch="off",
+    retry={"max_retries": 0},
+)
 
 @app.task(name="take")
 def take(rows):
@@ -41,6 +48,10 @@ with start_worker(app, pool="solo", perform_ping_check=False):
     with trace.get_tracer("test").start_as_current_span("caller"):
         result = take.delay(["row"] * 50_000)
     assert result.get(timeout=20) == 50_000
+    for name in ("first", "second"):
+        with trace.get_tracer("test").start_as_current_span(name):
+            result = take.delay(["a longer row"] * 200_000)
+        assert result.get(timeout=20) == 200_000
 if len(sys.argv) > 2:
     app._offload._store = None
     app._offload._contents = None
@@ -67,10 +78,13 @@ print(json.dumps([
 
 
 @pytest.fixture(scope="module")
-def spans(redis):
+def spans(redis, tmp_path_factory):
     url = f"{redis.url}?prefix=traced-{os.getpid()}"
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, url, "redis://127.0.0.1:1/0"],
+        [
+            *(sys.executable, "-c", SCRIPT, url, "redis://127.0.0.1:1/0"),
+            str(tmp_path_factory.mktemp("traced") / "cache"),
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -92,17 +106,54 @@ def test_a_publishers_spans_belong_to_the_callers_span(spans):
     for step in ("serialise", "hash", "upload"):
         span = one(spans, f"offload.{step}", caller["trace"])
         assert span["parent"] == caller["id"], step
-        assert span["attributes"] == {"offload.task": "take", "offload.argument": "rows"}
+        attributes = span["attributes"]
+        assert (attributes["offload.task"], attributes["offload.argument"]) == ("take", "rows")
 
 
 def test_a_workers_spans_belong_to_the_trace_of_the_message(spans):
     """Celery's span of the task starts later; both spans are children of the publisher's."""
-    caller, run = one(spans, "caller"), one(spans, "run/take")
+    caller = one(spans, "caller")
+    run = one(spans, "run/take", caller["trace"])
     for step in ("fetch", "decode"):
-        span = one(spans, f"offload.{step}")
-        assert span["trace"] == caller["trace"] == run["trace"]
+        span = one(spans, f"offload.{step}", caller["trace"])
         assert span["parent"] == run["parent"]
-        assert span["attributes"] == {"offload.task": "take", "offload.argument": "rows"}
+        attributes = span["attributes"]
+        assert (attributes["offload.task"], attributes["offload.argument"]) == ("take", "rows")
+
+
+def values_of(spans, trace):
+    """Return bytes, digest, and hit of each step in a trace."""
+    return {
+        span["name"].removeprefix("offload."): tuple(
+            span["attributes"].get(f"offload.{name}") for name in ("bytes", "digest", "hit")
+        )
+        for span in spans
+        if span["trace"] == trace and span["name"].startswith("offload.")
+    }
+
+
+def test_spans_describe_the_value(spans):
+    """Spans have the value's bytes and digest; uploads and fetches also whether they hit."""
+    found = values_of(spans, one(spans, "caller")["trace"])
+    size, digest, _ = found["fetch"]
+    assert size > 50_000
+    assert digest
+    assert found == {
+        "serialise": (size, None, None),
+        "hash": (size, digest, None),
+        "upload": (size, digest, False),
+        "fetch": (size, digest, False),
+        "decode": (size, digest, None),
+    }
+
+
+def test_a_repeated_value_hits(spans):
+    """The second time, the upload hits the store, and the fetch the node cache."""
+    first = values_of(spans, one(spans, "first")["trace"])
+    second = values_of(spans, one(spans, "second")["trace"])
+    size, digest, _ = first["fetch"]
+    assert (first["upload"], first["fetch"]) == ((size, digest, False), (size, digest, False))
+    assert (second["upload"], second["fetch"]) == ((size, digest, True), (size, digest, True))
 
 
 def test_a_failed_step_is_recorded(spans):
