@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import isfinite
 from pathlib import Path
 
@@ -84,6 +84,25 @@ def test_follows_grafanas_types(tmp_path, change):
         [COMPILER, "--project", tmp_path], check=False, capture_output=True, text=True
     )
     assert (done.returncode == 0) == (change is None), done.stdout
+
+
+def test_first_page_is_that_of_the_web_dashboard():
+    """Grafana's first rows have the headings of the web dashboard's first page, in its order, and
+    panels below each; no two panels have one title.
+    """
+    page = ROOT / "offload" / "dashboard" / "templates" / "overview.html"
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page.read_text())
+    lines = sorted(
+        BOARD["panels"], key=lambda panel: (panel["gridPos"]["y"], panel["gridPos"]["x"])
+    )
+    assert lines == BOARD["panels"]
+    rows = [panel["title"] for panel in lines if panel["type"] == "row"]
+    assert rows[: len(headings)] == headings
+    assert lines[0]["type"] == "row"
+    kinds = [panel["type"] == "row" for panel in lines]
+    assert (True, True) not in pairwise(kinds)
+    titles = [panel["title"] for panel in PANELS]
+    assert len(set(titles)) == len(titles)
 
 
 def test_panels_are_complete():
