@@ -64,7 +64,7 @@ class BlobEncoder:
     def batches(
         self, wanted: Mapping[Digest, Parts], key: EncryptionKey | None, memory: Memory
     ) -> Iterator[tuple[int, dict[Digest, Parts]]]:
-        """Yield blobs as they are stored, some at a time, with their plain bytes.
+        """Yield some blobs at a time, as they are stored, after the size of their plain bytes.
 
         Threads encrypt some of the next ones meanwhile. A batch must have been stored before the
         next one is taken, which is put into the same *memory*.

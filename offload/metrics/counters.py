@@ -88,7 +88,7 @@ NAMES = {
     "memo_hits": "calls of memo tasks and functions that returned a remembered result",
     "memo_misses": "computations by memo tasks and functions",
     "memo_waits": "times that a call waited for an equal call: sent back to the queue, or blocked",
-    "memo_milliseconds_saved": "durations of the computations that hits saved, in milliseconds",
+    "memo_milliseconds_saved": "durations of the computations that hits saved",
     "memo_uncached": "calls of memo tasks and functions that could not be looked up or remembered",
     "memo_fenced": "results not remembered: another process took over, or they were forgotten",
     "catalog_saves": "versions saved in the catalog",

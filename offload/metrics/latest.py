@@ -1,4 +1,4 @@
-"""Keep the latest errors in the store: which kind, task, and argument, when, and what was said.
+"""Keep the latest errors in the store: their kind, task, argument, time, and text.
 
 Counters say how many errors there were. Of each kind, task, and argument, one small record (the
 pointer ``stats/errors``) also keeps the latest. Processes add to it by compare-and-swap, at most

@@ -1,9 +1,9 @@
 """Call Celery in a thread as if the caller had called it.
 
-Celery keeps by thread: the current app, the task being executed (the parent of what it publishes),
-the result backend, and the queue of replies. The first two are the caller's. The last two are
-shared by all threads of offload, so that a result that one of them published can be read by others,
-and one request asks about all results.
+For each thread, Celery keeps the current app, the task being executed (the parent of what it
+publishes), the result backend, and the queue of replies. The first two are the caller's. The last
+two are shared by all threads of offload, so that a result that one of them published can be read by
+others, and one request asks about all results.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def is_polled(backend: Any) -> bool:
 
 
 def forget_waiting(result: Any) -> None:
-    """Let the backend not wait for results that this thread has published.
+    """Keep the backend from waiting for results that this thread has published.
 
     Publishing a group registers them. `get` registers them again, in its own thread.
     """
@@ -86,9 +86,9 @@ def single_results(result: Any) -> Iterator[Any]:
 
 
 def _skip_subscribing(consumer: Any) -> None:
-    """Let threads that publish not subscribe to results, which are polled.
+    """Keep threads that publish from subscribing to results, which are polled.
 
-    Nobody would read the messages about them, which pile up.
+    The messages about them, which nobody reads, would pile up.
     """
     subscribe: Callable[..., Any] = consumer.consume_from
 

@@ -25,7 +25,7 @@ P = ParamSpec("P")
 _READ = 60.0  # seconds: no result that is ready takes that long; a thread must never wait forever
 
 _eager = PerProcess(threading.RLock)
-"""Taken by eager calls: Celery notes that a task runs, for the whole process."""
+"""Held during eager calls: Celery notes for the whole process that a task runs."""
 
 
 class Publishable(Protocol[P, T_co]):

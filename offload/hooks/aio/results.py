@@ -28,9 +28,7 @@ _FIRST = 0.01  # seconds until a result is looked for again
 _GROWTH = 1.5
 _MOST_POLLED = 0.1  # seconds between two requests about all results
 _MOST = 0.5  # seconds between two requests about one result, as in Celery
-_TOLERATED = (
-    10.0  # seconds for which the backend may be unavailable before coroutines get the error
-)
+_TOLERATED = 10.0  # seconds that the backend may be unavailable before coroutines get its error
 _BATCH = 1000  # results per request
 
 logger = logging.getLogger(__name__)
