@@ -489,7 +489,7 @@ def test_a_url_is_shown_without_credentials(url, shown):
         ("s3://bucket?addressing_style=dns", "one of auto, path, virtual"),
         ("s3://bucket?threads=0", "a whole number from 1"),
         ("s3://bucket?max_attempts=x", "a whole number"),
-        ("s3://bucket?read_timeout=0", "a positive number of seconds"),
+        ("s3://bucket?read_timeout=0", "a number of seconds above 0"),
         ("s3://bucket?sse=rot13", "one of AES256, aws:kms"),
         ("s3://bucket?sse=AES256&sse_kms_key_id=x", "need sse=aws:kms"),
         ("s3://key@bucket", "an access key and a secret key"),
