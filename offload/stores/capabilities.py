@@ -286,7 +286,8 @@ class DefersReleases(Protocol):
     """Blobs whose holds are released along with a later request of the same process."""
 
     def release_later(self, digests: Sequence[Digest], holder: str, grace: float) -> bool:
-        """Release as `BlobStore.release` does, with this process's next request to the store.
+        """Release as `BlobStore.release` does, with this process's next request to the store, but
+        before what that does: a hold that it adds for *holder* stays.
 
         Sends nothing now. Returns False, and does nothing, if that isn't possible. A process that
         ends before its next request releases nothing: the holds expire. So the caller should call

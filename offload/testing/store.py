@@ -421,6 +421,20 @@ class HoldTests:
             assert set(store.blobs.holders(digest)) == {"task:2"}
         assert deferring.release_deferred() == 0
 
+    def test_a_release_that_waits_ends_no_later_hold(self, store: Store) -> None:
+        """A holder that holds again after `release_later`, as a message that is redelivered does,
+        keeps its hold.
+        """
+        deferring, (digest, content) = _deferring(store), blob()
+        store.blobs.put({digest: [content]}, HOUR)
+        store.blobs.hold([digest], HOUR, "task:1")
+        store.blobs.release([digest], "task:2", self.GRACE)  # the server knows the script by now
+        if deferring.release_later([digest], "task:1", self.GRACE):
+            store.blobs.hold([digest], 2 * HOUR, "task:1")
+            assert deferring.release_deferred() == 0
+            assert set(store.blobs.holders(digest)) == {"task:1"}
+            assert scanned(store)[digest].ttl > 2 * HOUR - 60
+
     @pytest.mark.parametrize("holder", ("", "@s3", "x" * 301))
     def test_other_holders_are_refused(self, store: Store, holder: str) -> None:
         """An invalid holder raises ValueError."""

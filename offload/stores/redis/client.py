@@ -195,7 +195,9 @@ class RedisClient:
         self._batches = source, command
 
     def defer_script(self, script: Script, keys: Sequence[str], args: Command) -> bool:
-        """Run a script with this process's next request, after its commands.
+        """Run a script with this process's next request, before its commands.
+
+        So it doesn't undo what they do, such as hold again what the script releases.
 
         Returns False if that isn't possible: in a Cluster, where other servers than those of the
         request may have the keys, and be unavailable; if writes wait for replicas, as reads would
@@ -284,9 +286,9 @@ class RedisClient:
 
         What isn't answered is carried by a later request.
         """
-        carried = [run.command for run in runs]
+        every = [*(run.command for run in runs), *commands]
         if self._batches is not None and batch is not None:
-            carried.append(self._batches[1](batch))
+            every.append(self._batches[1](batch))
 
         def requeue() -> None:
             self._deferred.extendleft(reversed(runs))
@@ -294,7 +296,7 @@ class RedisClient:
                 self._batches[0].requeue(batch)
 
         try:
-            receive = start([*commands, *carried])
+            receive = start(every)
         except BaseException:
             requeue()
             raise
@@ -307,11 +309,10 @@ class RedisClient:
                 raise
             if batch is not None and isinstance(own := answers.pop(), Exception):
                 logger.warning("statistics aren't stored: %s", translate(own, self.url))
-            first = len(commands)
-            error = self._settle(runs, answers[first:])
+            error = self._settle(runs, answers[: len(runs)])
             if error is not None and not commands:
                 raise error
-            return answers[:first]
+            return answers[len(runs) :]
 
         return finish
 
