@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import ResultSet
 from celery.signals import before_task_publish
 from kombu.utils.uuid import uuid
 
@@ -166,6 +167,28 @@ def test_canvas_is_published_and_read(each):
     found = [asyncio.run(run(call)) for call in calls]
     assert found[:2] == [LARGE * 4, [LARGE * 2, [1, 1]]]
     assert found == [block(call) for call in calls]
+
+
+def test_reading_a_group_may_take_any_time(wire, monkeypatch):
+    """Downloading the values of a group, which is ready, has no limit that the caller didn't give.
+
+    Before Celery 5.7, `join` raises TimeoutError once its timeout has passed between two results.
+    """
+    limits, join = [], ResultSet.join
+
+    def noted(result, timeout=None, **how):
+        limits.append(timeout)
+        return join(result, timeout=timeout, **how)
+
+    monkeypatch.setattr(ResultSet, "join", noted)
+
+    async def run():
+        result = await wire.hook.adelay(group(wire.double.s(LARGE), wire.double.s(3)))
+        wire.work()
+        return await wire.hook.aget(result, PATIENCE)
+
+    assert asyncio.run(run()) == [LARGE * 2, 6]
+    assert limits == [None]
 
 
 def test_failures_are_raised_or_returned(each):

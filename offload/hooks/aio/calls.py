@@ -22,7 +22,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
 
-_READ = 60.0  # seconds: no result that is ready takes that long; a thread must never wait forever
+_READ = 60.0  # seconds for a result that expired after it was found: a thread never waits forever
 
 _eager = PerProcess(threading.RLock)
 """Held during eager calls: Celery notes for the whole process that a task runs."""
@@ -93,7 +93,9 @@ async def get(
 
     def read() -> Any:
         watch.take()
-        how = {"timeout": _READ, "propagate": propagate, "disable_sync_subtasks": False}
+        # Celery counts the time in which the values of a group are downloaded.
+        left = None if watch.is_taken else _READ
+        how = {"timeout": left, "propagate": propagate, "disable_sync_subtasks": False}
         if isinstance(source, ResultSet):
             return source.join(**how)
         return source.get(follow_parents=False, **how)

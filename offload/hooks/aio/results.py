@@ -96,6 +96,11 @@ class Watch:
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self.loop.call_soon_threadsafe(_settle, self.future, error)
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether the result objects have all metadata, so that reading them waits for none."""
+        return all(known_meta(node) is not None for node in self._targets)
+
     def take(self) -> None:
         """Give the result objects what was found, and raise the first failure, if wanted."""
         for node in self.nodes:
