@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 import numpy as np
 import pytest
-from celery import chain, chord, group
+from celery import Task, chain, chord, group
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import ResultSet
 from celery.signals import before_task_publish
@@ -235,6 +235,47 @@ def test_timeouts(wire):
 
     assert asyncio.run(run(0)) == 2
     assert asyncio.run(run(0.05)) == 2
+
+
+def test_a_backend_that_hangs_outlasts_no_timeout(wire, monkeypatch):
+    """A coroutine's wait ends, although the request about its result hasn't."""
+    monkeypatch.setattr(watching, "_LATE", 0.1)
+    free = threading.Event()
+
+    def hang(backend, ids):
+        free.wait(PATIENCE)
+        return ()
+
+    monkeypatch.setattr(watching, "_read_many", hang)
+
+    async def run():
+        with pytest.raises(CeleryTimeoutError, match="doesn't answer"):
+            await wire.hook.aget(wire.app.AsyncResult(uuid()), timeout=0)
+        assert not free.is_set()
+
+    try:
+        asyncio.run(run())
+    finally:
+        free.set()
+
+
+def test_what_a_task_returns_for_its_call_is_returned(wire):
+    """A task whose own ``apply_async`` returns no result may be called."""
+
+    class Own(Task):
+        def apply_async(self, *args, **options):
+            super().apply_async(*args, **options)
+            return "sent"
+
+    @wire.app.task(base=Own, shared=False)
+    def own(value):
+        return value
+
+    async def run():
+        return await wire.hook.adelay(own, LARGE)
+
+    assert asyncio.run(run()) == "sent"
+    assert wire.execute(wire.take()) is not None
 
 
 def test_a_thousand_results_wait_in_one_thread(wire, monkeypatch):

@@ -73,7 +73,7 @@ def forget_waiting(result: Any) -> None:
     while result is not None:
         for node in single_results(result):
             node.backend.remove_pending_result(node)
-        result = result.parent
+        result = getattr(result, "parent", None)  # a task's own `apply_async` may return anything
 
 
 def single_results(result: Any) -> Iterator[Any]:

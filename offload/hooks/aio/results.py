@@ -29,6 +29,7 @@ _GROWTH = 1.5
 _MOST_POLLED = 0.1  # seconds between two requests about all results
 _MOST = 0.5  # seconds between two requests about one result, as in Celery
 _TOLERATED = 10.0  # seconds that the backend may be unavailable before coroutines get its error
+_LATE = 30.0
 _BATCH = 1000  # results per request
 
 logger = logging.getLogger(__name__)
@@ -129,10 +130,17 @@ async def wait_for(watch: Watch) -> None:
         return
     watcher = _watcher.get()
     watcher.add(watch)
+    timer = None
+    if watch.deadline is not None:  # which the thread checks, unless the backend hangs
+        late = CeleryTimeoutError("The result backend doesn't answer.")
+        left = max(watch.deadline - time.monotonic(), 0.0)
+        timer = watch.loop.call_later(left + _LATE, _settle, watch.future, late)
     try:
         error = await watch.future
     finally:
         watcher.remove(watch)
+        if timer is not None:
+            timer.cancel()
     if error is not None:
         raise error
 
