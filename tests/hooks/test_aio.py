@@ -259,6 +259,17 @@ def test_a_backend_that_hangs_outlasts_no_timeout(wire, monkeypatch):
         free.set()
 
 
+def test_an_app_without_a_result_backend_is_told():
+    """`aget` raises what `get` raises if no result backend is configured."""
+    wire = make("disabled://")
+
+    async def run():
+        await wire.hook.aget(await wire.hook.adelay(wire.double, 1))
+
+    with pytest.raises(NotImplementedError, match="No result backend is configured"):
+        asyncio.run(run())
+
+
 def test_what_a_task_returns_for_its_call_is_returned(wire):
     """A task whose own ``apply_async`` returns no result may be called."""
 

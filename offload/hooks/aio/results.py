@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery import states
+from celery.backends.base import DisabledBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from kombu.exceptions import OperationalError
 
@@ -128,6 +129,9 @@ async def wait_for(watch: Watch) -> None:
     """
     if watch.is_over:
         return
+    for node in watch.missing():
+        if isinstance(node.backend, DisabledBackend):
+            node.backend.wait_for(node.id)  # raises NotImplementedError, as in `get`
     watcher = _watcher.get()
     watcher.add(watch)
     timer = None
