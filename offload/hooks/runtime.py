@@ -105,7 +105,7 @@ class Runtime:
         self._app = app
         self.tasks = Tasks(app)
         if app.configured:
-            self._read_settings()
+            _ = self.settings
 
     @property
     def is_connected(self) -> bool:
@@ -121,9 +121,19 @@ class Runtime:
     @property
     def settings(self) -> Settings:
         """The settings, read once. Raises ConfigurationError naming the key."""
-        return self._settings if self._settings is not None else self._read_settings()
+        return self._settings if self._settings is not None else self._keep_settings()
 
-    def _read_settings(self) -> Settings:
+    def _keep_settings(self) -> Settings:
+        settings = self.read_settings()
+        self.keyring = keyring_of(settings)
+        load_types(settings.types)
+        self._settings = settings
+        return settings
+
+    def read_settings(self) -> Settings:
+        """Return the settings without keeping them: the app may be configured further until they
+        are used. Raises ConfigurationError naming the key.
+        """
         conf = self.app.conf
         settings = Settings.read(conf, self.app.namespace, self.given)
         if settings.mode != "off" and conf.task_protocol != 2:
@@ -132,9 +142,6 @@ class Runtime:
                 "2, which can list a message's references; remove the setting, or set "
                 "offload_mode to 'off'"
             )
-        self.keyring = keyring_of(settings)
-        load_types(settings.types)
-        self._settings = settings
         return settings
 
     # -- for users: documented by `Offload`
@@ -390,9 +397,11 @@ class Runtime:
     def check_publisher(self) -> None:
         """Raise ConfigurationError for wrong settings, or if there is no store for large values.
 
-        Imports no driver, and connects to nothing.
+        Imports no driver, connects to nothing, and keeps no settings.
         """
-        check_store(self.settings, self.app)
+        settings = self._settings or self.read_settings()
+        keyring_of(settings)
+        check_store(settings, self.app)
 
     def check_start(self) -> None:
         """Raise ConfigurationError if workers of the app must not start."""

@@ -53,7 +53,7 @@ def _check_django(runtime: Runtime, app: Any) -> None:
 
     def check() -> None:
         if app.configured:
-            _ = runtime.settings
+            runtime.read_settings()
             return
         names = [name for name in dir(settings) if "OFFLOAD" in name]
         found = {name: getattr(settings, name) for name in names}

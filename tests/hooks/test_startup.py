@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 from celery import Celery
@@ -83,6 +84,17 @@ def test_what_may_work_is_accepted(conf):
     """An app that may have a store, needs none, or is under test is finalized as usual."""
     given = {"store": "file:///srv/offload"} if "upload_store" in conf else {}
     assert "offload.gc" in lazy_app(conf, **given).tasks
+
+
+@pytest.mark.parametrize("wrong_first", (False, True))
+def test_a_finalized_app_may_be_configured_further(wrong_first):
+    """Settings that follow the check, before the first publish, are in force."""
+    broker = "amqp://localhost" if wrong_first else "memory://"
+    app = lazy_app({"broker_url": broker})
+    with pytest.raises(ConfigurationError) if wrong_first else nullcontext():
+        app.finalize()
+    app.conf.update(broker_url="memory://", offload_threshold="1 KiB")
+    assert app._offload.settings.threshold == 1024
 
 
 def test_an_app_that_is_finalized_already():
