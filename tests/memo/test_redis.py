@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from celery import signals
+from celery import chain, signals
 
 import offload
 from offload.errors import StoreUnavailable
@@ -66,6 +66,10 @@ def same(number, more=0):
     return number
 
 
+def twice(_number):
+    return ROWS * 2
+
+
 def valid(_name, value):
     return value != b"invalid"
 
@@ -109,6 +113,21 @@ def test_a_claim_carries_what_waits_for_a_request(store, raw, trips, monkeypatch
     assert raw.get("two") is None
     assert flights.settle(mine, b"record", 60)() is True
     assert raw.get("two") == b"written"
+
+
+def test_one_connection_is_enough(redis, raw):
+    """Where the connections of a process are limited, a memo task takes none while it publishes."""
+    wire = make_wire(store=f"redis://{redis.host}:{redis.port}/11?max_connections=1")
+    memo = Memo(wire)
+
+    @wire.app.task(shared=False)
+    def follow(rows, more):
+        return len(rows) + len(more)
+
+    result = chain(memo.task(twice).s(1), follow.s(ROWS))()
+    wire.work()
+    assert result.get(timeout=30) == 3 * len(ROWS)
+    assert wire.hook.counters.snapshot()["memo_misses"] == 1
 
 
 def refuse(*_given):

@@ -154,3 +154,11 @@ def test_drivers_are_imported_when_needed():
         "sys.exit('offload.stores.redis' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_connections_to_redis_are_unlimited_by_default():
+    """A process opens as many connections as its threads need, also with redis-py 8, which by
+    default opens 100.
+    """
+    pool = open_store("redis://localhost/1").client.driver().connection_pool
+    assert pool.max_connections == 1 << 31

@@ -23,6 +23,7 @@ from offload.stores.processes import PerProcess
 from offload.stores.protocols import Parts
 from offload.stores.redis.driver_errors import ERRORS, driver_errors, translate
 from offload.stores.redis.redis_internals import (
+    UNLIMITED,
     Command,
     Packer,
     database_of,
@@ -152,12 +153,17 @@ class RedisClient:
         """Send a script, and return a function that returns its answer, to be called once.
 
         So a caller can do something else meanwhile. A Cluster, and a server with replicas to wait
-        for, answer at once.
+        for, answer at once; and any server if the number of connections is limited, as what the
+        caller does meanwhile may need another one.
         """
         command = ("EVALSHA", script.sha, len(keys), *keys, *args)
         try:  # `driver_errors` would take three calls more
             client: Any = self._drivers.get()
-            if self.replicas or _is_cluster(client):
+            if (
+                self.replicas
+                or _is_cluster(client)
+                or client.connection_pool.max_connections < UNLIMITED
+            ):
                 answer = self.run_script(script, [(keys, args)])[0]
                 return lambda: answer
             receive = self._send(client.connection_pool, command)

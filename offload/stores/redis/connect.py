@@ -25,7 +25,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from offload.stores.redis.client import PACKER, Driver, RedisClient
-from offload.stores.redis.redis_internals import Pool
+from offload.stores.redis.redis_internals import UNLIMITED, Pool
 from offload.stores.redis.store import RedisStore
 from offload.stores.url import StoreURL, boolean, count, key_prefix, seconds, text
 
@@ -114,7 +114,7 @@ def _connection_options(url: StoreURL) -> dict[str, Any]:
         "username": url.take("username", text, url.username),
         "password": url.take("password", text, url.password),
         "credential_provider": url.take("credential_provider", _provider, None),
-        "max_connections": url.take("max_connections", count, None),
+        "max_connections": url.take("max_connections", count, UNLIMITED),
         "socket_keepalive": url.take("socket_keepalive", boolean, None),
         "socket_read_size": READ_SIZE,
         "protocol": 2,

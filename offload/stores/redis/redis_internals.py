@@ -13,7 +13,7 @@ import redis
 from redis.connection import ConnectionPool, PythonRespSerializer
 from redis.exceptions import RedisError, ResponseError
 
-__all__ = ("Command", "Packer", "Pool", "database_of", "exchange", "refusal", "send")
+__all__ = ("UNLIMITED", "Command", "Packer", "Pool", "database_of", "exchange", "refusal", "send")
 
 Command = Sequence[Any]
 Packer = PythonRespSerializer
@@ -21,6 +21,9 @@ Packer = PythonRespSerializer
 
 # Before 5.3, the pool required the command; later versions warn about it.
 _COMMAND = ("_",) if tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) else ()
+
+UNLIMITED = 1 << 31
+"""``max_connections`` of a pool without a limit. Since redis-py 8, its default is 100."""
 
 _REFUSES = 1.0  # seconds for a server to refuse a string by its length
 
