@@ -124,10 +124,10 @@ class Call:
             self._memos.finish(self.function.name, self._finish)
         try:
             found = self.found  # the task may have ended before its function was entered
-        except Exception:  # a time limit
+            if type(found) is Computation and not found.ended:
+                self._memos.results.flights.abandon(found)
+        except Exception:  # a time limit, which comes too late: the outcome is known
             return
-        if type(found) is Computation and not found.ended:
-            self._memos.results.flights.abandon(found)
 
     def give_up(self, error: Exception) -> None:
         """Compute the call without remembering its result, because of *error*."""

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, chain, states
 from celery.exceptions import Ignore, Reject
 from celery.worker.consumer.consumer import Consumer
@@ -96,6 +97,19 @@ def test_a_hit_runs_and_downloads_nothing(memo):
     assert memo.counts() == {"hits": 3, "misses": 1}
     assert memo.wire.run(task, ROWS, 2) == [5000, 2]
     assert len(memo.runs) == 2
+
+
+def test_a_time_limit_while_a_lease_is_released_changes_no_outcome(memo, monkeypatch):
+    """A soft time limit that is reached after a task has failed isn't raised in its place."""
+    flights = memo.wire.hook._runtime.part(memo_hooks.Memos).results.flights
+
+    def abandon(_computation):
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(flights, "abandon", abandon)
+    memo.task(len).delay(1)
+    _failed, outcome, _seconds = memo.wire.execute(memo.wire.take())
+    assert isinstance(outcome.exception, TypeError)
 
 
 def test_saved_time_is_that_of_the_computation(memo, monkeypatch):
