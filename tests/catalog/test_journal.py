@@ -19,6 +19,7 @@ class Down:
     """Pointers or blobs of a store that is unavailable."""
 
     tracks_holds = True
+    puts_at_once = 1
 
     def __getattr__(self, name):
         def fail(*args, **options):

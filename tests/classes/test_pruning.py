@@ -113,4 +113,4 @@ def test_the_command_asks_for_an_age():
     assert len(command.json("prune", "--older-than", 0.000000001, "--dry-run")) == 1
     out = command("prune", "--older-than", 0.000000001)
     assert out.startswith("shop.models.Filter@")
-    assert out.endswith("deleted 1 versions\n")
+    assert out.endswith("deleted 1 version\n")

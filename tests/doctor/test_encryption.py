@@ -7,7 +7,7 @@ import base64
 import pytest
 from celery import Celery
 
-from offload import Offload
+from offload import Offload, reencrypt
 from offload.doctor import encryption as checks
 from offload.doctor import examine
 from offload.encryption.keys import EncryptionKey
@@ -51,7 +51,7 @@ def test_what_is_encrypted_with_the_first_key_is_fine(process):
 
 def test_without_keys_nothing_is_read(process, monkeypatch):
     """An app without encryption keys has no such finding, and its blobs aren't looked at."""
-    monkeypatch.setattr(checks, "count_by_key", None)
+    monkeypatch.setattr(reencrypt, "count_by_key", None)
     assert found(process()) == []
 
 

@@ -63,7 +63,7 @@ def test_a_worker_killed_while_it_fetches(halting):
     worker = halting.worker("-P", "prefork", "-c", "1")
     warm = halting.task("late").delay("small")
     halting.wait(warm)
-    _ = halting.offload.content.signing.keys
+    _ = halting.offload._runtime.content.signing.keys
     result = halting.task("late").apply_async((BIG,), countdown=1)
     halting.proxy.blackhole()
     sent = halting.proxy.swallowed
@@ -97,7 +97,7 @@ def test_a_whole_worker_killed_while_it_fetches(halting):
     """
     halting.config["conf"]["task_acks_late"] = True
     worker = halting.worker()
-    _ = halting.offload.content.signing.keys
+    _ = halting.offload._runtime.content.signing.keys
     warm = halting.task("late").delay("small")
     halting.wait(warm)
     result = halting.task("late").apply_async((BIG,), countdown=1)

@@ -139,7 +139,7 @@ def test_before_an_app_only_registering_works():
     """Whatever needs an app says how to connect one."""
     offload = Offload()
     assert type(offload) is Extension
-    for name in ("app", "store", "settings", "content"):
+    for name in ("app", "store", "settings"):
         with pytest.raises(ConfigurationError, match="init_app"):
             getattr(offload, name)
 
