@@ -19,7 +19,7 @@ IMPORTS = {
 EXTRAS = (
     *("cli", "dashboard", "numpy", "arrow", "pandas", "polars"),
     *("s3", "encryption", "fsspec", "otel", "prometheus", "signing"),
-    *("scipy", "pillow", "xarray"),
+    *("scipy", "pillow", "xarray", "progress"),
 )
 OPTIONAL = (
     "numpy",
@@ -45,6 +45,7 @@ OPTIONAL = (
     "shapely",
     "pyproj",
     "xarray",
+    "tqdm",
 )
 
 
