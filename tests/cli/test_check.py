@@ -81,9 +81,13 @@ def test_workers_that_differ_are_named(started, project, redis):
         store=f"redis://{redis.host}:{redis.port}/3",
         cache="off",
     )
-    found = project.json(*PATIENT, code=1)
-    errors = [each for each in found["findings"] if each["level"] == "error"]
-    assert errors[0]["what"].startswith("task 'offload.check', value: a reference has no valid sig")
+    for _ in range(5):  # a busy worker may not say in time which settings it has
+        found = project.json(*PATIENT, code=1)
+        errors = [each for each in found["findings"] if each["level"] == "error"]
+        first = errors[0]["what"]
+        assert first.startswith("task 'offload.check', value: a reference has no valid sig")
+        if errors[1:]:
+            break
     assert "offload_store" in json.dumps(errors[1:])
 
 
