@@ -8,6 +8,7 @@ does changing numpy memory that an Arrow array wraps without a copy, which Arrow
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import weakref
@@ -21,6 +22,7 @@ __all__ = ("DigestCache", "KnownBlobs", "is_immutable")
 
 T = TypeVar("T")
 _MAX_DIGESTS = 1 << 16
+_all: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class DigestCache(Generic[T]):
@@ -33,8 +35,12 @@ class DigestCache(Generic[T]):
     def __init__(self, size: int) -> None:
         self._size = size
         self._used = 0
-        self._lock = threading.RLock()  # a weak reference's callback may run within a call
         self._entries: OrderedDict[Hashable, tuple[Any, int, T]] = OrderedDict()
+        self._renew_lock()
+        _all.add(self)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.RLock()  # a weak reference's callback may run within a call
 
     def find(self, value: object, serializer: str) -> T | None:
         """Return the result for this very object and *serializer*; None if there is none."""
@@ -90,9 +96,13 @@ class KnownBlobs:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._known: OrderedDict[Digest, tuple[float, list[Digest]]] = OrderedDict()
         self._size = 0
+        self._renew_lock()
+        _all.add(self)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def note(self, digests: list[Digest], until: float = 0.0) -> None:
         """Remember a value's digests, its root first, and until when they are held for sure."""
@@ -109,6 +119,15 @@ class KnownBlobs:
         with self._lock:
             return self._known.get(root, (0.0, []))
 
+
+def _renew_locks() -> None:
+    """Unlock everything in a forked child: another thread of its parent may have had the locks."""
+    for each in list(_all):
+        each._renew_lock()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 _ARROW = ("Table", "RecordBatch", "Array", "ChunkedArray")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from offload.content.digest_cache import DigestCache, is_immutable
+from offload.content.digest_cache import DigestCache, KnownBlobs, is_immutable
 
 
 def frozen(array):
@@ -153,3 +155,27 @@ def test_threads_may_share_it():
         thread.join(30)
     assert not failed
     assert 0 <= memo._used <= 5000
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent():
+    """A child that was forked while another thread used the caches can use them at once."""
+    memo, known = DigestCache(5000), KnownBlobs()
+
+    def use():
+        memo.remember(b"x", "json", 1)
+        known.note(["b3:0", "b3:1"])
+        assert memo.find(b"x", "json") == 1
+        assert known.find("b3:0")[1] == ["b3:0", "b3:1"]
+
+    child = multiprocessing.get_context("fork").Process(target=use)
+    with ThreadPoolExecutor(1) as other:  # an RLock would let this thread in
+        other.submit(memo._lock.acquire).result()
+        with known._lock:
+            child.start()
+        other.submit(memo._lock.release).result()
+    child.join(60)
+    try:
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+        child.join()
