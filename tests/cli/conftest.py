@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -28,6 +29,8 @@ class Project:
         given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         text = APP.format(broker=broker, settings=given) + more
         (self.folder / "proj.py").write_text(text)
+        # Bytecode of a file of the same second and size counts as its own.
+        shutil.rmtree(self.folder / "__pycache__", ignore_errors=True)
 
     def run(self, *words, app="proj", code=0, env=None):
         """Run a command that exits with *code* (None: any); return its output and errors."""
