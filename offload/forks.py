@@ -1,4 +1,4 @@
-"""Delay forks while offload's threads import modules."""
+"""Threads that forks don't disturb: forks are delayed while one of them imports a module."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ("guard_forks",)
+__all__ = ("guard_forks", "start_thread")
 
 _OURS = "offload-"  # prefix of the names of offload's threads
 _WAIT = 1.0  # longest delay of a fork in seconds
@@ -26,6 +28,17 @@ def guard_forks() -> None:
     if not _guarded and hasattr(os, "register_at_fork"):
         _guarded = True
         os.register_at_fork(before=_wait_for_imports)
+
+
+def start_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
+    """Start a daemon thread that forks are guarded against; see `guard_forks`.
+
+    Raises RuntimeError if there are too many threads, or the process is ending.
+    """
+    guard_forks()
+    thread = threading.Thread(target=target, name=name, args=args, daemon=True)
+    thread.start()
+    return thread
 
 
 def _wait_for_imports() -> None:

@@ -43,7 +43,7 @@ def allocate(size: int, alignment: int) -> memoryview:
 class Memory:
     """Blocks of memory that are used again for each piece of a value.
 
-    To touch new memory takes longer than to encrypt or decrypt what is in it.
+    Using new memory for the first time takes longer than encrypting or decrypting its content.
     """
 
     def __init__(self) -> None:

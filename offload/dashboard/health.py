@@ -261,7 +261,7 @@ def recent_errors(noted: Iterable[Noted]) -> list[tuple[str, Noted]]:
 
 
 def events_of(figures: Figures) -> list[ErrorRow]:
-    """Return what else an operator may want to look at."""
+    """Return other events that an operator may want to know of, such as retries."""
     return _rows(_EVENTS, figures, {})
 
 

@@ -164,7 +164,7 @@ def _blob(request: Request) -> Response:
 
 
 def _name(described: Mapping[str, Any]) -> str:
-    """Return what a blob is, and its size: ``DataFrame, 20.9 MB``."""
+    """Return the type and size of a blob's content, such as ``DataFrame, 20.9 MB``."""
     if described.get("kind") != "root":
         size = described.get("content_bytes")
         return "Blob" if size is None else f"Chunk, {human_size(size)}"

@@ -91,7 +91,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Rates:
-    """What happens now: means over the last minutes.
+    """Current rates: means over the last minutes.
 
     Attributes:
         minutes: how many complete ones they are.

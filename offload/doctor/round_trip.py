@@ -34,7 +34,7 @@ _UNKNOWN = "an unknown worker"
 
 @dataclass
 class Measured:
-    """What was measured; None, 0, or "" before that.
+    """The measurements of a check; None, 0, or "" until they are taken.
 
     Attributes:
         size: bytes of the value.

@@ -22,7 +22,7 @@ from celery import signals
 
 from offload.content.manifest import SINGLE
 from offload.errors import InvalidRef, StoreUnavailable
-from offload.forks import guard_forks
+from offload.forks import start_thread
 from offload.hooks.celery_internals import body_of_request, is_revoked
 from offload.hooks.message import EMBED, refs_to_prefetch
 from offload.hooks.runtime import Runtime
@@ -120,10 +120,7 @@ class _Queue:
             self._received.append(weakref.ref(request))
             self._changed.notify()
             if self._thread is None:
-                guard_forks()
-                thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = start_thread(self._run, _THREAD)
                 atexit.register(self._stop)
         return True
 

@@ -33,7 +33,7 @@ from kombu.transport import virtual
 from offload.content.holds import Hold, holder
 from offload.content.manifest import SINGLE
 from offload.errors import OffloadError
-from offload.forks import guard_forks
+from offload.forks import start_thread
 from offload.hooks.celery_internals import collected_parts, collects_parts
 from offload.hooks.message import body_of, task_holder
 from offload.hooks.runtime import Runtime
@@ -263,13 +263,10 @@ class Releaser:
         done.wait(deadline - time.monotonic())
 
     def _start(self) -> _Jobs:
-        guard_forks()
         jobs = _Jobs(_QUEUE_LIMIT)
         signals.worker_shutdown.connect(self.finish)
         signals.worker_process_shutdown.connect(self.finish)
-        threading.Thread(
-            target=self._run, args=(jobs,), name="offload-release", daemon=True
-        ).start()
+        start_thread(self._run, "offload-release", jobs)
         return jobs
 
     def _run(self, jobs: _Jobs) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from offload.errors import OffloadError, StoreUnavailable
-from offload.forks import guard_forks
+from offload.forks import start_thread
 from offload.hooks.delivery import Delivery, renewed_for
 from offload.hooks.runtime import Runtime
 from offload.stores.processes import PerProcess
@@ -111,11 +111,8 @@ class _Running:
             self._deliveries[id(delivery)] = delivery
             self._next = min(self._next, time.monotonic() + due)
             if self._thread is None:
-                guard_forks()
-                thread = threading.Thread(target=self._run, name="offload-renew", daemon=True)
                 with suppress(RuntimeError):  # no more threads: the next task tries again
-                    thread.start()
-                    self._thread = thread
+                    self._thread = start_thread(self._run, "offload-renew")
             elif self._next < self._sleeps_until:
                 self._changed.notify()
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from offload.errors import StoreError
-from offload.forks import guard_forks
+from offload.forks import start_thread
 from offload.locks import process_name
 from offload.stores.capabilities import Claim, ClaimsPointers, NotifiesRelease
 from offload.stores.processes import PerProcess
@@ -285,11 +285,8 @@ class _Heartbeat:
         with self._lock:
             self._computations[id(computation)] = weakref.ref(computation)
             if self._thread is None:
-                guard_forks()
-                thread = threading.Thread(target=self._run, name="offload-memo", daemon=True)
                 with suppress(RuntimeError):  # no more threads: the next computation tries again
-                    thread.start()
-                    self._thread = thread
+                    self._thread = start_thread(self._run, "offload-memo")
             elif computation.due < self._wakes:
                 self._changed.notify()
 

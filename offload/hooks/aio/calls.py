@@ -1,4 +1,4 @@
-"""What coroutines call: publish, read, and store. Documented by `Offload`."""
+"""Publish, read, and store from coroutines. `Offload` has the documentation."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from celery.backends.base import DisabledBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from kombu.exceptions import OperationalError
 
+from offload.forks import start_thread
 from offload.hooks.aio.acting import is_polled, share_backend, single_results
 from offload.hooks.celery_internals import known_meta, take_meta
 from offload.stores.processes import PerProcess
@@ -160,9 +161,7 @@ class _Watcher:
     def add(self, watch: Watch) -> None:
         with self._changed:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="offload-results", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = start_thread(self._run, "offload-results")
             self._watches[watch] = None
             self._changed.notify()
 

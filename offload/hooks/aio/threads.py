@@ -18,6 +18,7 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, cast
 
+from offload.forks import start_thread
 from offload.stores.processes import PerProcess
 
 __all__ = ("THREADS", "call_in_thread", "is_calling_thread")
@@ -129,8 +130,7 @@ class _Threads:
             self._jobs.pop(job, None)
 
     def _start(self) -> None:
-        name = f"offload-async_{self._number}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        start_thread(self._work, f"offload-async_{self._number}")
         self._number += 1
 
     def _work(self) -> None:
