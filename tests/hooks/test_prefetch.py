@@ -164,6 +164,11 @@ def make(tmp_path, monkeypatch):
             ahead._stop()
 
 
+def logged(caplog):
+    """Return what offload logged; kombu warns that ``memory://`` has no host name."""
+    return [each for each in caplog.records if each.name.startswith("offload")]
+
+
 def test_the_value_of_a_waiting_task_is_fetched(make):
     """While the pool is busy, a waiting task's value enters the node cache; the task's own read is
     a hit and makes no store call.
@@ -408,7 +413,7 @@ def test_a_failed_prefetch_is_left_to_the_task(make, error, caplog):
     wait_until(node.cached, "the next value is cached")
     node.settled()
     assert (node.counted("done"), node.counted("dropped")) == (1, 1)
-    assert not caplog.records
+    assert not logged(caplog)
 
 
 def test_an_unavailable_store_is_not_asked_for_each_task(make):
@@ -447,7 +452,7 @@ def test_a_broken_header_is_left_to_the_task(make, note, caplog):
     assert node.cached() == set()
     node.waiting()
     wait_until(node.cached, "a good one is cached")
-    assert not caplog.records
+    assert not logged(caplog)
 
 
 def test_apps_without_offload_are_left_alone(make):
