@@ -20,11 +20,11 @@ __all__ = ("offload",)
 
 _COMMANDS = {
     "catalog": "catalog",
-    "check": "check",
+    "check": "doctor",
     "classes": "classes",
     "dashboard": "serve",
     "doctor": "doctor",
-    "estimate": "estimate",
+    "estimate": "stats",
     "exporter": "serve",
     "gc": "cleanup",
     "get": "values",
@@ -33,11 +33,11 @@ _COMMANDS = {
     "ls": "blobs",
     "memo": "memo",
     "purge": "cleanup",
-    "reencrypt": "reencrypt",
+    "reencrypt": "cleanup",
     "rm": "blobs",
     "stats": "stats",
     "store": "store",
-    "types": "types",
+    "types": "values",
 }
 """The module of each command."""
 

@@ -12,9 +12,17 @@ import click
 
 from offload.catalog import Catalog, Record
 from offload.catalog.names import DEFAULT, LATEST, split_label
-from offload.cli.files import open_output, open_stream, write_value
 from offload.cli.options import DURATION, SIZE, as_json, runtime_of
-from offload.cli.output import Column, print_json, print_json_list, print_pages, print_rows
+from offload.cli.output import (
+    Column,
+    open_output,
+    open_stream,
+    print_json,
+    print_json_list,
+    print_pages,
+    print_rows,
+    write_value,
+)
 from offload.errors import ObjectNotFound, OffloadError, ValueTooLarge, VersionConflict
 from offload.inspect.catalog import ObjectState, describe_record, objects_of
 from offload.text import human_duration, human_size, printable, some

@@ -1,10 +1,10 @@
-"""``celery offload gc`` and ``purge``: delete expired blobs; discard queued messages."""
+"""``celery offload gc``, ``purge``, and ``reencrypt``: maintain the store and queues."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from kombu.entity import Queue
@@ -12,16 +12,18 @@ from kombu.exceptions import OperationalError
 
 from offload.cli.options import as_json, runtime_of
 from offload.cli.output import Progress, print_json
-from offload.errors import StoreUnavailable
+from offload.errors import ConfigurationError, StoreUnavailable
 from offload.gc import SweepReport, sweep
 from offload.hooks.message import EMBED, Note, restore_refs, task_holder
 from offload.hooks.release import is_only_copy, release
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.protocols import SweepItem
-from offload.text import human_count, human_size, printable
+from offload.text import human_count, human_duration, human_size, printable
 
-__all__ = ("gc", "purge")
+if TYPE_CHECKING:
+    from offload.reencrypt import Report
+
 
 _RELEASED = "released"
 _SHARED = "shared"
@@ -184,3 +186,57 @@ def _release(runtime: Runtime, message: Any) -> str:
         return _SHARED
     release(runtime, map(Ref.unbound, wires), task_holder(task_id, name))
     return _RELEASED
+
+
+@click.command()
+@click.option("--dry-run", "-n", is_flag=True, help="Move nothing; only count by key.")
+@as_json
+@click.pass_context
+def reencrypt(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
+    """Move catalogs, pins, and shipped classes to the first encryption key.
+
+    Messages and results keep their old keys until they expire. The report counts the blobs under
+    each key: once there are none under an old key, it can be removed. May run at any time, and
+    again after it was interrupted. Exits with 1 if something couldn't be moved.
+    """
+    try:
+        from offload.reencrypt import reencrypt as move
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] != "cryptography":
+            raise
+        raise ConfigurationError(
+            'encryption needs cryptography: pip install "offload[encryption]"'
+        ) from exc
+    runtime = runtime_of(ctx)
+    with Progress(f"reencrypting {runtime.store.url}") as progress:
+        report = move(
+            runtime.content,
+            grace=runtime.grace,
+            dry_run=dry_run,
+            seen=lambda _: progress.step(0),
+        )
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _print_moved(report)
+    if report.failed:
+        ctx.exit(1)
+
+
+def _print_moved(report: Report) -> None:
+    from offload.reencrypt import PLAIN
+
+    moved = ", ".join(f"{count} {kind}s" for kind, count in sorted(report.moved.items()) if count)
+    click.echo(f"moved to key {report.key}: {moved or 'nothing'}")
+    for failure in report.failures:
+        click.echo(printable(f"not moved: {failure}"))
+    for key, under in sorted(report.keys.items()):
+        name = "not encrypted" if key == PLAIN else f"key {key}"
+        until = human_duration(under.ttl) if under.ttl < 1e9 else "never"
+        last = "" if key == report.key else f"; the last expires: {until}"
+        click.echo(f"{name}: {human_count(under.count, 'blob')}, {human_size(under.size)}{last}")
+    if not report.failed and not report.others:
+        click.echo(
+            "no blob is under another key: once the messages sent before the first key "
+            "came are done, the others can be removed"
+        )

@@ -1,19 +1,19 @@
-"""``celery offload doctor``: find problems and suggest remedies."""
+"""``celery offload doctor`` and ``check``: find problems, and send a value to a worker and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import click
 
-from offload.cli.findings import exit_code, listed, print_counts, print_finding
-from offload.cli.options import as_json, runtime_of
-from offload.cli.output import print_json
-from offload.doctor import Examined, examine
+from offload.cli.options import SIZE, as_json, runtime_of
+from offload.cli.output import print_json, print_labelled
+from offload.doctor import Examined, Measured, examine, round_trip
 from offload.errors import OffloadError
-from offload.inspect.findings import Finding
-
-__all__ = ("doctor",)
+from offload.inspect import Finding
+from offload.text import human_count, human_latency, human_size
 
 
 @click.command()
@@ -61,3 +61,80 @@ def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:
         yield Examined("app", Finding("error", what))
         return
     yield from examine(runtime, workers=workers)
+
+
+@click.command()
+@as_json
+@click.option("--size", type=SIZE, default="1MB", show_default=True, help="Size of the value.")
+@click.option(
+    "--timeout",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    help="Seconds to wait for a worker.",
+)
+@click.option("--queue", metavar="NAME", help="Queue to send the task to.")
+@click.pass_context
+def check(
+    ctx: click.Context, as_json: bool, size: float, timeout: float, queue: str | None
+) -> None:
+    """Send a value through broker, store, and a worker, and back.
+
+    Reports bytes and times, or which step failed and what to do about it. It works with every
+    result backend, and without one. The exit code is 0 if the value came back, 69 if the broker or
+    the store is unavailable or no worker replied, and 1 for any other error.
+    """
+    measured = Measured(int(size))
+    found = []
+    for examined in round_trip(runtime_of(ctx), measured, timeout=timeout, queue=queue):
+        found.append(examined)
+        if not as_json:
+            print_finding(examined)
+    if as_json:
+        print_json({**asdict(measured), "total": measured.total, **listed(found)})
+    elif measured.total is not None and not count(found, "error"):
+        took = human_latency(measured.total)
+        click.echo(f"{human_size(measured.size)} went to a worker and back in {took}")
+    else:
+        print_counts(found)
+    ctx.exit(exit_code(found))
+
+
+_INDENT = 9
+_UNAVAILABLE = 69  # the exit code of all commands then
+
+
+def print_finding(examined: Examined) -> None:
+    """Print a finding with its remedy."""
+    finding = examined.finding
+    is_named = finding.what.startswith(examined.subject)  # as in stores' own errors
+    subject = "" if is_named else f"{examined.subject}: "
+    lines = [(str(finding.level), f"{subject}{finding.what}")]
+    if finding.remedy:
+        lines.append(("", f"-> {finding.remedy}"))
+    print_labelled(lines, _INDENT, levels=True)
+
+
+def count(found: Sequence[Examined], level: str) -> int:
+    return sum(each.finding.level == level for each in found)
+
+
+def print_counts(found: Sequence[Examined]) -> None:
+    errors, warnings = count(found, "error"), count(found, "warning")
+    click.echo(f"{human_count(errors, 'error')}, {human_count(warnings, 'warning')}")
+
+
+def listed(found: Sequence[Examined]) -> dict[str, Any]:
+    """Return findings, as JSON."""
+    return {
+        "errors": count(found, "error"),
+        "warnings": count(found, "warning"),
+        "findings": [{"subject": each.subject, **asdict(each.finding)} for each in found],
+    }
+
+
+def exit_code(found: Sequence[Examined]) -> int:
+    """Return 0 without errors, 69 if something is unavailable, else 1."""
+    if not count(found, "error"):
+        return 0
+    return _UNAVAILABLE if any(each.unavailable for each in found) else 1

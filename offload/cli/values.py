@@ -1,26 +1,24 @@
-"""``celery offload inspect`` and ``get``: describe a value, or write it to a file."""
+"""``celery offload inspect``, ``get``, and ``types``: describe values, write them to files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 
-from offload.cli.files import open_output, write_value
 from offload.cli.options import as_json, runtime_of
-from offload.cli.output import print_json, print_rows
+from offload.cli.output import Column, open_output, print_json, print_rows, write_value
 from offload.errors import InvalidRef
 from offload.hooks.runtime import Runtime
 from offload.inspect.blobs import digest_prefix, find_digest, is_ref
 from offload.inspect.content import BlobContent, read_content
-from offload.inspect.values import describe, json_finite
+from offload.inspect.values import carried_types, describe, json_finite
 from offload.ref import Ref
 from offload.text import human_duration, human_size, printable
-
-__all__ = ("get", "inspect")
 
 _SHOWN = 20  # chunks and holders that are listed without --json
 
@@ -189,3 +187,33 @@ def _pieces(content: BlobContent) -> Iterable[bytes | memoryview]:
     if pickled or len(manifest.sizes) == content.first:
         return chain([content.head()], content.buffers())
     return content.buffers()
+
+
+_COLUMNS = (Column("NAME"), Column("VERSION"), Column("HOW"), Column("TYPE"))
+
+
+@click.command()
+@as_json
+@click.pass_context
+def types(ctx: click.Context, as_json: bool) -> None:
+    """List the types that this process carries, besides Python's own, arrays, and frames.
+
+    These are the registered ones, those of packages that the app may import, and those that
+    kombu's register_type added to Celery's JSON.
+    """
+    runtime = runtime_of(ctx)
+    _ = runtime.settings  # lists types, too
+    found = carried_types(runtime.accepted)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    rows = [
+        (
+            each.name,
+            "" if each.version is None else str(each.version),
+            each.how,
+            each.type or each.advice,
+        )
+        for each in found
+    ]
+    print_rows(rows, _COLUMNS)

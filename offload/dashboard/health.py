@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from offload.dashboard.caching import Refreshed
 from offload.dashboard.state import Compared
-from offload.doctor.health import StoreState, TierState
-from offload.doctor.server import Capacity
-from offload.inspect.findings import Level
+from offload.doctor.servers import Capacity
+from offload.doctor.store import StoreState, TierState
+from offload.inspect import Level
 from offload.metrics.latest import Noted
 from offload.metrics.report import Figures
 from offload.text import human_latency, human_number, human_size, some

@@ -13,14 +13,14 @@ from offload.classes.registry import ClassRegistry
 from offload.dashboard.caching import BackgroundRefresh, TTLCache
 from offload.dashboard.statistics import Statistics
 from offload.dashboard.stored import Stored
-from offload.doctor.health import StoreState, inspect_store
 from offload.doctor.retention import check_messages
+from offload.doctor.store import StoreState, inspect_store
 from offload.errors import CodeError, ObjectNotFound
 from offload.hooks.runtime import Runtime
+from offload.inspect import Finding
 from offload.inspect.catalog import VersionState, versions_of
 from offload.inspect.classes import ClassState, History, classes_of, history_of
 from offload.inspect.config_drift import config_drift
-from offload.inspect.findings import Finding
 from offload.inspect.workers import Worker, Workers, ask_workers, this_process
 
 __all__ = ("Classes", "ClusterStatus", "Compared", "DashboardState", "Objects", "state_of")

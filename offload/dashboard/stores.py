@@ -12,8 +12,8 @@ from starlette.routing import Route
 from offload.dashboard.rendering import Column, Table, render
 from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES
-from offload.doctor.health import StoreState, TierState
-from offload.doctor.server import Capacity
+from offload.doctor.servers import Capacity
+from offload.doctor.store import StoreState, TierState
 from offload.errors import OffloadError
 from offload.metrics.report import Figures, by_store
 from offload.text import UNKNOWN, human_latency, human_number, human_size

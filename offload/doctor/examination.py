@@ -10,7 +10,6 @@ from functools import partial
 
 from offload.content.holds import longest_ttl
 from offload.doctor import app, store
-from offload.doctor.encryption import encryption
 from offload.doctor.retention import (
     check_messages,
     has_catalog,
@@ -19,8 +18,8 @@ from offload.doctor.retention import (
 )
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.runtime import Runtime
+from offload.inspect import Finding
 from offload.inspect.config_drift import config_drift
-from offload.inspect.findings import Finding
 from offload.inspect.workers import ask_workers, this_process
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
@@ -80,7 +79,7 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
             unavailable = unavailable or examined.unavailable
             yield examined
     if not unavailable:  # it would report the same again
-        yield from _checked("encryption", partial(encryption, runtime))
+        yield from _checked("encryption", partial(app.encryption, runtime))
         yield from _checked("messages", partial(check_messages, runtime))
     if workers is not None:
         yield from _checked("workers", partial(_workers_agree, runtime, workers))

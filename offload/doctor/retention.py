@@ -15,7 +15,7 @@ from offload.hooks.delivery import renewed_for
 from offload.hooks.message import waits_of
 from offload.hooks.release import CLEANED_DAILY, keeps_rows
 from offload.hooks.runtime import Runtime
-from offload.inspect.findings import Finding
+from offload.inspect import Finding
 from offload.stores.capabilities import hold_tracking_of, tiers_of
 from offload.stores.protocols import Store
 from offload.text import human_duration

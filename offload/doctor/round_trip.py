@@ -18,8 +18,8 @@ from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks.check import TASK, read_receipt
 from offload.hooks.message import REFUSAL
 from offload.hooks.runtime import Runtime, results_as_refs
+from offload.inspect import Finding
 from offload.inspect.config_drift import config_drift
-from offload.inspect.findings import Finding
 from offload.inspect.workers import Workers, ask_workers, connected, this_process
 from offload.ref import Ref
 from offload.text import human_latency, human_size, some

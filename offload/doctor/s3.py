@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any
 
 from offload.doctor.retention import Rule
-from offload.doctor.server import clock_finding, stray_findings
+from offload.doctor.servers import clock_finding, stray_findings
 from offload.errors import ConfigurationError, StoreError
-from offload.inspect.findings import Finding
+from offload.inspect import Finding
 from offload.stores.capabilities import SMALL_FILE
 from offload.stores.expiry import BLOB_NAME
 from offload.stores.s3.client import PROBE, Conditions, S3Client

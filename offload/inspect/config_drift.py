@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offload.inspect.findings import Finding, Level
+from offload.inspect import Finding, Level
 from offload.inspect.workers import Worker, Workers
 
 __all__ = ("config_drift", "differing_settings")

@@ -1,9 +1,10 @@
-"""Describe a reference, a blob, or a task, without decoding or fetching values."""
+"""Describe a reference, a blob, or a task, without decoding or fetching values; list types."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from celery import states
@@ -23,10 +24,10 @@ from offload.inspect.blobs import digest_prefix, find_digest, holders_of, is_ref
 from offload.inspect.content import BlobContent, read_content
 from offload.inspect.preview import preview
 from offload.ref import Ref
+from offload.serializers.library_internals import json_types
+from offload.serializers.types.registry import BUILT_IN, full_name, registered_types
 from offload.stores.capabilities import BlobPeek, blob_inspection_of
 from offload.text import human_size, human_time, short_repr
-
-__all__ = ("describe", "describe_content", "describe_preview", "describe_task", "json_finite")
 
 _UNKNOWN = (
     "the result backend doesn't know it: it is queued or running, its result expired or isn't "
@@ -248,3 +249,50 @@ def _arguments(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else str(value)
+
+
+@dataclass(frozen=True)
+class CarriedType:
+    """A type and what carries it.
+
+    Attributes:
+        name: on the wire; of kombu's own registrations, their marker.
+        type: module and qualified name; "" if its package isn't imported.
+        version: of its data; None where there is none.
+        how: ``encode and decode``, ``dataclass``, ``pydantic model``, ``enum``, an extra of
+            offload, Celery's JSON, or ``pickle``.
+        active: whether this process carries it now.
+        advice: what makes it active; "" if it is.
+    """
+
+    name: str
+    type: str
+    version: int | None
+    how: str
+    active: bool = True
+    advice: str = ""
+
+
+def carried_types(accepted: Collection[str]) -> list[CarriedType]:
+    """Return the registered types, those that need an import, and what other types travel by.
+
+    Args:
+        accepted: Celery's names of the serializers that the app accepts.
+
+    Raises ConfigurationError for a type of ``offload_types`` that can't be loaded.
+    """
+    own = registered_types()
+    found = [CarriedType(each.name, full_name(each.type), each.version, each.how) for each in own]
+    names = {each.name for each in own}
+    for built_in in BUILT_IN.values():
+        found += [
+            CarriedType(
+                name, "", None, f"offload[{built_in.extra}]", False, f"import {built_in.imported}"
+            )
+            for name in built_in.types
+            if name not in names and not any(each.type == name for each in found)
+        ]
+    found += [CarriedType(name, "", None, "kombu's register_type") for name in json_types()]
+    if "pickle" in accepted:
+        found.append(CarriedType("any other", "", None, "pickle"))
+    return found

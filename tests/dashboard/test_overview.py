@@ -10,10 +10,10 @@ import pytest
 from offload.dashboard.caching import Refreshed
 from offload.dashboard.health import errors_of, events_of, stores_of, verdict, workers_of
 from offload.dashboard.state import Compared
-from offload.doctor.health import StoreState, TierState
-from offload.doctor.server import Capacity
+from offload.doctor.servers import Capacity
+from offload.doctor.store import StoreState, TierState
 from offload.errors import BlobMissing, StoreUnavailable
-from offload.inspect.findings import Finding
+from offload.inspect import Finding
 from offload.inspect.workers import Worker, Workers
 from offload.metrics.latest import Noted
 from offload.metrics.report import Figures

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from offload import Offload, reencrypt
-from offload.doctor import encryption as checks
+from offload.doctor import app as checks
 from offload.doctor import examine
 from offload.encryption.keys import EncryptionKey
 from offload.testing.store import unique

@@ -12,7 +12,7 @@ from celery import Celery
 from offload import Offload, StoreUnavailable
 from offload.doctor import app as of_app
 from offload.doctor import examine
-from offload.doctor import redis as of_redis
+from offload.doctor import servers as of_redis
 from offload.gc import NAME, sweep
 from offload.stores.memory import MemoryStore
 from offload.stores.protocols import BlobStore

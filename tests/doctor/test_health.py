@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from offload.digest import digest_of
-from offload.doctor import health
-from offload.doctor.health import PINGS, inspect_store
+from offload.doctor import store as health
+from offload.doctor.store import PINGS, inspect_store
 from offload.errors import StoreUnavailable
 from offload.gc import sweep
 from offload.stores import open_store

@@ -1,26 +1,162 @@
-"""Check a Redis or Valkey server and its configuration."""
+"""Check file systems, Redis and Valkey servers; findings that several kinds of stores share."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from re import Pattern
 from typing import Any
 
-from offload.doctor.server import Capacity, clock_finding
 from offload.errors import StoreError
-from offload.inspect.findings import Finding
+from offload.inspect import Finding
+from offload.stores.capabilities import SMALL_FILE
+from offload.stores.expiry import BLOB_NAME
+from offload.stores.file.blobs import STRIPE
+from offload.stores.file.disk import ASIDE, Disk
+from offload.stores.file.store import RECORD
+from offload.stores.fsspec.folder import CLOCK
+from offload.stores.fsspec.store import FsspecStore
 from offload.stores.redis.client import RedisClient
 from offload.stores.redis.driver_errors import is_denied
 from offload.text import human_size
 
-__all__ = ("capacity", "diagnose")
+_SHOWN = 5  # names of stray files
+_CLOCK = 5.0  # seconds of difference worth a warning
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Used and available space of a server or file system; None if unknown.
+
+    Attributes:
+        server: its name if a store has several, else "".
+        kind: and version, as ``Valkey 9.0``.
+        used: bytes used by everyone.
+        limit: bytes; None: unlimited.
+        policy: a Redis server's eviction policy.
+        evicted: keys evicted since it started.
+        keys: keys in its database, including those of others.
+    """
+
+    server: str = ""
+    kind: str = ""
+    used: int | None = None
+    limit: int | None = None
+    policy: str = ""
+    evicted: int | None = None
+    keys: int | None = None
+
+
+def clock_finding(ahead: float) -> Finding:
+    """Judge a server's clock that is *ahead* seconds before this machine's."""
+    if abs(ahead) <= _CLOCK:
+        return Finding("ok", "its clock and this machine's agree")
+    which = "ahead of" if ahead > 0 else "behind"
+    return Finding(
+        "warning",
+        f"its clock is {abs(ahead):.0f} s {which} this machine's; if it is minutes, servers "
+        "refuse requests, and references look older or younger than they are",
+        "synchronize both with NTP",
+    )
+
+
+def stray_findings(names: Iterable[str], remedy: str) -> Iterator[Finding]:
+    """Yield a finding if *names*, the stray files in a store, aren't empty."""
+    found = sorted(names)
+    if found:
+        shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
+        count = "one file or folder" if len(found) == 1 else f"{len(found)} files or folders"
+        yield Finding("info", f"{count} that aren't the store's are ignored: {shown}", remedy)
+
+
+_LAYOUT = {
+    "blobs": (STRIPE, BLOB_NAME),
+    "kept": (STRIPE, BLOB_NAME),
+    "pointers": (STRIPE, RECORD),
+    "leases": (STRIPE, RECORD),
+    "locks": (STRIPE,),
+    "stats": (SMALL_FILE,),
+    "tmp": (ASIDE,),
+}
+_LITTLE = 0.05  # of the file system
+
+
+def diagnose_files(disk: Disk) -> Iterator[Finding]:
+    """Check the space left for this user, and look for stray files."""
+    with disk.errors():
+        yield from check_space(disk.root)
+    with disk.errors():
+        names = [str(path.relative_to(disk.root)) for path in strays(disk)]
+    yield from stray_findings(
+        names, "keep file managers, thumbnails, and backups out of the folder"
+    )
+
+
+def strays(disk: Disk) -> Iterator[Path]:
+    """Yield the files and folders below the store's that don't belong to it."""
+    for entry in disk.entries(disk.root):
+        path = Path(entry.path)
+        if entry.name in _LAYOUT and entry.is_dir():
+            yield from _strays(disk, path, _LAYOUT[entry.name])
+        else:
+            yield path
+
+
+def _strays(disk: Disk, folder: Path, levels: Sequence[Pattern[str]]) -> Iterator[Path]:
+    name, *below = levels
+    for entry in disk.entries(folder):
+        if not name.fullmatch(entry.name) or not (entry.is_dir() if below else entry.is_file()):
+            yield Path(entry.path)
+        elif below:
+            yield from _strays(disk, Path(entry.path), below)
+
+
+def check_space(path: Path) -> Iterator[Finding]:
+    """Check the space left for this user in the file system of *path*. Raises OSError."""
+    free, whole = _room(path)
+    shown = f"{human_size(free)} of {human_size(whole)} are free"
+    if free < whole * _LITTLE:
+        yield Finding(
+            "warning",
+            f"{shown}: publishing fails when the disk is full",
+            "free some space; run `celery offload gc` more often, or lower offload_retention",
+        )
+    else:
+        yield Finding("ok", shown)
+
+
+def folder_capacity(path: Path) -> Iterator[Capacity]:
+    """Yield the used and total space of the file system of *path*. Raises OSError."""
+    free, whole = _room(path)
+    yield Capacity(kind="file system", used=whole - free, limit=whole)
+
+
+def _room(path: Path) -> tuple[int, int]:
+    """Return the bytes free for this user, and the total."""
+    there = next(each for each in (path, *path.parents) if each.exists())
+    system = os.statvfs(there)  # the path is created with the first write
+    return system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
+
+
+def diagnose_fsspec(store: FsspecStore) -> Iterator[Finding]:
+    """Report stray files."""
+    names = store.blobs.folder.names()
+    own = (name for name in names if BLOB_NAME.fullmatch(name) or CLOCK.fullmatch(name))
+    strays = [f"blobs/{name}" for name in set(names).difference(own)]
+    yield from stray_findings(
+        [*strays, *store.files.strays()], "keep what others write out of the folder"
+    )
+
 
 OLDEST = (6, 2)
 """The first version with ``ZADD GT``, which the scripts use."""
 _FULL = 0.9  # of maxmemory
 
 
-def diagnose(client: RedisClient) -> Iterator[Finding]:
+def diagnose_redis(client: RedisClient) -> Iterator[Finding]:
     """Check each server; in a Cluster, each primary."""
     try:
         for name, info in client.each_server("INFO"):
@@ -50,7 +186,7 @@ def diagnose(client: RedisClient) -> Iterator[Finding]:
         sent = time.time()
 
 
-def capacity(client: RedisClient) -> Iterator[Capacity]:
+def redis_capacity(client: RedisClient) -> Iterator[Capacity]:
     """Yield how much each server holds; nothing if INFO is denied."""
     for name, info in _allowed(client.each_server("INFO")):
         kind, version = _kind(info)
