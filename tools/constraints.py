@@ -32,8 +32,6 @@ TESTED_HEADER = '''\
 Written by `make constraints`.
 """
 
-__all__ = ("TESTED",)
-
 TESTED = {
 '''
 

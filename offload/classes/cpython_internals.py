@@ -13,15 +13,6 @@ from collections.abc import Collection
 from types import CodeType, FunctionType
 from typing import Any
 
-__all__ = (
-    "CachedFunction",
-    "abc_registry",
-    "dataclass_constant",
-    "is_dispatching",
-    "is_repr_guard",
-    "protocol_init",
-)
-
 CachedFunction = type(functools.lru_cache(abs))
 """The type of functions that `functools.lru_cache` wraps."""
 

@@ -24,16 +24,6 @@ from typing import Any
 
 from offload.classes.hashing.values import annotations_of
 
-__all__ = (
-    "FUTURE",
-    "Definition",
-    "NoSource",
-    "definition_of",
-    "file_of",
-    "names_used",
-    "namespace_of",
-)
-
 FUTURE = __future__.annotations.compiler_flag
 _PARTS = ("__func__", "fget", "fset", "fdel", "func", "__wrapped__")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -25,8 +25,6 @@ from typing import Any, Protocol
 from offload.errors import ConfigurationError
 from offload.settings.checks import is_number
 
-__all__ = ("Signer", "VerifyKey", "generate", "own_key", "signer", "verify_keys")
-
 _MIN_SECRET = 16
 _ED25519, _HMAC = "ed25519:", "hmac:"
 

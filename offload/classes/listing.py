@@ -22,15 +22,6 @@ from offload.classes.versions import (
 )
 from offload.errors import CodeRefused, UnknownClass, VersionMissing
 
-__all__ = (
-    "OUT_OF_SYNC",
-    "SYNCED",
-    "UNTRACKED",
-    "ClassSummary",
-    "StoredClasses",
-    "SyncStatus",
-)
-
 _PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _BATCH = 100  # versions read at once, up to 64 KiB each
 UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"

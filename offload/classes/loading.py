@@ -28,8 +28,6 @@ from offload.classes.versions import ClassVersion, Record, StoredVersion, descri
 from offload.errors import CodeRefused, DeserializationError, OffloadError, WrongPython
 from offload.stores.processes import PerProcess
 
-__all__ = ("LoadedClasses", "VersionLoader", "build")
-
 logger = logging.getLogger(__name__)
 
 _modules_lock = PerProcess(threading.RLock)

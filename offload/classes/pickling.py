@@ -52,17 +52,6 @@ from offload.errors import CodeRefused, SerializationError
 from offload.stores.processes import PerProcess
 from offload.text import reason_of
 
-__all__ = (
-    "Loader",
-    "cached_by",
-    "dump",
-    "load",
-    "loading",
-    "own_registry",
-    "reduce_cached",
-    "reduce_pair",
-)
-
 Ships = Callable[[type], bool]
 """Returns whether a class ships rather than being imported."""
 

@@ -36,8 +36,6 @@ from offload.metrics.counters import Counters
 from offload.settings.checks import check_patterns, refuse
 from offload.stores.protocols import Store
 
-__all__ = ("OFF", "SIGNED", "TRUSTED", "Policy", "RegistryConfig", "Versions")
-
 logger = logging.getLogger(__name__)
 
 OFF, SIGNED, TRUSTED = "off", "signed", "trusted"

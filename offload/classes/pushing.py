@@ -25,8 +25,6 @@ from offload.classes.versions import (
 from offload.digest import digest_of
 from offload.errors import CodeRefused, StoreUnavailable, VersionMissing
 
-__all__ = ("Pusher",)
-
 logger = logging.getLogger(__name__)
 
 _RECHECK = 60.0  # seconds for which a stored version is assumed to stay stored

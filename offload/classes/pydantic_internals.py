@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-__all__ = ("model_attributes", "state_of")
-
 _MADE_BY_PYDANTIC = frozenset(
     {
         "__pydantic_complete__",

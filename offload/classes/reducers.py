@@ -23,16 +23,6 @@ from offload.classes.definitions import file_of
 from offload.classes.hashing.code import names_in, normalize
 from offload.classes.hashing.values import subclasses_of
 
-__all__ = (
-    "Functions",
-    "reduce_class",
-    "reduce_constant",
-    "reduce_dispatching",
-    "reduce_dispatching_method",
-    "reduce_named",
-    "submodules",
-)
-
 _DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
 _MADE_BY_PYTHON = frozenset({"__dict__", "__weakref__", "__annotate_func__", "_abc_impl"})
 """Attributes that Python creates with a class."""

@@ -36,8 +36,6 @@ from offload.metrics.counters import Counters
 from offload.stores import open_store
 from offload.stores.protocols import Store
 
-__all__ = ("ClassRegistry",)
-
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 

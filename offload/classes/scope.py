@@ -24,24 +24,6 @@ from celery.backends.base import Backend
 from offload.classes.versions import name_of
 from offload.errors import NotShippable
 
-__all__ = (
-    "AUTO",
-    "MANUAL",
-    "UNNAMED_TYPES",
-    "Registrations",
-    "Scope",
-    "check_shippable",
-    "describe_app_part",
-    "describe_task",
-    "find_in_modules",
-    "find_object",
-    "for_task",
-    "import_path",
-    "loading_for",
-    "own",
-    "own_app",
-)
-
 logger = logging.getLogger(__name__)
 
 AUTO, MANUAL = "auto", "manual"

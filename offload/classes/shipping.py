@@ -21,8 +21,6 @@ from offload.classes.registry import ClassRegistry
 from offload.classes.scope import find_object
 from offload.classes.versions import ClassVersion
 
-__all__ = ("Shipping", "importer", "resolve")
-
 _MARK = "__imports__"
 _TYPES_OF = frozenset({"builtins", "numpy"})
 """Modules of the types of functions: ``len``, ``json.dumps``, ``numpy.sum``, ``numpy.add``."""

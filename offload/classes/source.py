@@ -48,8 +48,6 @@ from offload.classes.versions import ClassVersion, Record, label, name_of
 from offload.errors import CodeRefused, SerializationError
 from offload.text import reason_of, short_repr
 
-__all__ = ("Module", "Source", "diff", "show_lines", "source_of")
-
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2

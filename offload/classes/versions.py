@@ -36,28 +36,6 @@ from offload.errors import CodeRefused, IntegrityError, NotShippable, Serializat
 from offload.stores.checks import MAX_POINTER
 from offload.stores.protocols import PointerStore
 
-__all__ = (
-    "CLASS",
-    "FOLDER",
-    "FUNCTION",
-    "LARGEST",
-    "LATEST",
-    "VERSION",
-    "ClassVersion",
-    "PointerNames",
-    "Record",
-    "Signature",
-    "Storage",
-    "StoredVersion",
-    "check_hash",
-    "describe",
-    "label",
-    "name_of",
-    "tag_purpose",
-    "tags_in",
-    "versions_in",
-)
-
 ClassVersion = tuple[str, str]
 """The name and hash of a version."""
 

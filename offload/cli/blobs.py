@@ -37,8 +37,6 @@ from offload.inspect.blobs import (
 from offload.stores.protocols import Store
 from offload.text import human_duration, human_number, human_size, printable, short_digest
 
-__all__ = ("ls", "rm")
-
 _SHOWN = 5  # holders
 
 

@@ -27,8 +27,6 @@ from offload.errors import ObjectNotFound, OffloadError, ValueTooLarge, VersionC
 from offload.inspect.catalog import ObjectState, describe_record, objects_of
 from offload.text import human_duration, human_size, printable, some
 
-__all__ = ("catalog",)
-
 _STREAM = Path("-")
 _METADATA = 60  # characters of metadata in a row
 _OBJECTS = (

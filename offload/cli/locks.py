@@ -9,8 +9,6 @@ from offload.cli.output import Column, print_json, print_rows
 from offload.locks import break_lock, list_locks
 from offload.text import human_duration, printable
 
-__all__ = ("locks",)
-
 _COLUMNS = (Column("LOCK"), Column("OWNER"), Column("EXPIRES IN"), Column("FENCE"))
 
 

@@ -30,8 +30,6 @@ from offload.text import (
     some,
 )
 
-__all__ = ("memo",)
-
 _PAGE = 100  # rows printed at once
 _SHORT = 12  # characters of a key that are shown
 _LEAST = 8  # characters of a key that name it

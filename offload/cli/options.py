@@ -11,8 +11,6 @@ from offload.errors import ConfigurationError
 from offload.hooks.runtime import Runtime
 from offload.text import parse_duration, parse_size
 
-__all__ = ("DURATION", "SIZE", "as_json", "runtime_of")
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 

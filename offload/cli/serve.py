@@ -11,8 +11,6 @@ from offload.cli.options import runtime_of
 from offload.cli.output import print_json
 from offload.errors import ConfigurationError
 
-__all__ = ("dashboard", "exporter")
-
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")

@@ -19,8 +19,6 @@ from offload.errors import ConfigurationError, StoreError
 from offload.hooks.runtime import Runtime
 from offload.stores.capabilities import tiers_of
 
-__all__ = ("store",)
-
 _DELAY = 30.0  # days
 _EXPLAINED = """
 Days for which values may be needed, according to the settings:

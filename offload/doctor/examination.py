@@ -24,8 +24,6 @@ from offload.inspect.workers import ask_workers, this_process
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
 
-__all__ = ("Examined", "examine")
-
 Check = Callable[[], Iterable[Finding]]
 
 

@@ -20,20 +20,6 @@ from offload.stores.capabilities import hold_tracking_of, tiers_of
 from offload.stores.protocols import Store
 from offload.text import human_duration
 
-__all__ = (
-    "DAY",
-    "Expiring",
-    "Requirement",
-    "Rule",
-    "check_messages",
-    "days_for",
-    "expiring_messages",
-    "has_catalog",
-    "has_pins",
-    "lifecycle_rule",
-    "retention_requirements",
-)
-
 DAY = 86400.0  # seconds
 NEAR = 0.25
 """Share of a message's time; less than that left is worth a warning."""

@@ -24,8 +24,6 @@ from offload.inspect.workers import Workers, ask_workers, connected, this_proces
 from offload.ref import Ref
 from offload.text import human_latency, human_size, some
 
-__all__ = ("Measured", "round_trip")
-
 _POLL = 0.05  # seconds between looks for a receipt
 _LATE = 60.0  # seconds after which a worker discards the message, in addition to the timeout
 _ASK = 1.0  # seconds for workers to say that they are there

@@ -16,8 +16,6 @@ from offload.stores.expiry import BLOB_NAME
 from offload.stores.s3.client import PROBE, Conditions, S3Client
 from offload.stores.s3.store import record_name
 
-__all__ = ("diagnose",)
-
 _OWN: Mapping[str, Callable[[str], object]] = {
     "blobs": BLOB_NAME.fullmatch,
     "leases": record_name,

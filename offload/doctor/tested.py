@@ -3,8 +3,6 @@
 Written by `make constraints`.
 """
 
-__all__ = ("TESTED",)
-
 TESTED = {
     "blake3": "1.0.11",
     "boto3": "1.44.8",

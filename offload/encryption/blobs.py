@@ -29,8 +29,6 @@ from offload.encryption.keys import ID_BYTES, EncryptionKey, Keyring, expand
 from offload.encryption.sealing import is_sealed, key_id_of, open_sealed, seal
 from offload.errors import IntegrityError, KeyUnavailable
 
-__all__ = ("BLOB_OVERHEAD", "BlobCipher", "EncryptedBlob", "key_id_of_blob")
-
 MARK = b"\x02"
 _PLAIN = b"\x00"  # see `offload.content.compression`
 _KINDS = (_PLAIN, b"\x01")

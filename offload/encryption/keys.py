@@ -29,16 +29,6 @@ from offload.digest import Buffer, Digest, digest_of
 from offload.errors import ConfigurationError, KeyUnavailable
 from offload.settings import RetryPolicy, Settings
 
-__all__ = (
-    "EncryptionKey",
-    "KeySource",
-    "Keyring",
-    "expand",
-    "keyring_of",
-    "missing_key",
-    "parse_key",
-)
-
 KeySource = Union[str, "os.PathLike[str]", Callable[[], Union[str, bytes]]]
 
 PREFIX = "aes256:"

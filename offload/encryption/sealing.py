@@ -23,8 +23,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from offload.encryption.keys import ID_BYTES, EncryptionKey, Keyring, expand
 from offload.errors import IntegrityError
 
-__all__ = ("OVERHEAD", "is_sealed", "key_id_of", "open_sealed", "seal")
-
 MARK = b"\x02\x80"
 _NONCE = 12
 _AT = len(MARK) + ID_BYTES  # of the nonce

@@ -22,27 +22,6 @@ from offload.text import UNKNOWN, human_count, human_size
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
-__all__ = (
-    "PAGE",
-    "SORTS",
-    "Listed",
-    "Row",
-    "Sharing",
-    "describe_kind",
-    "describe_type",
-    "digest_prefix",
-    "find_digest",
-    "holders_of",
-    "is_ref",
-    "listed",
-    "ordered",
-    "partial_prefix",
-    "remove_blobs",
-    "rows",
-    "stored_sizes",
-    "tracked_holds",
-)
-
 PAGE = 500
 """Blobs that are read together."""
 

@@ -15,15 +15,6 @@ from offload.errors import OffloadError
 from offload.inspect.blobs import stored_sizes
 from offload.text import human_time
 
-__all__ = (
-    "INSPECTED",
-    "ObjectState",
-    "VersionState",
-    "describe_record",
-    "objects_of",
-    "versions_of",
-)
-
 INSPECTED = 50
 """Newest versions of an object whose content is inspected: each takes a round trip."""
 

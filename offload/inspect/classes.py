@@ -14,19 +14,6 @@ from offload.classes.versions import LATEST, Record, name_of
 from offload.errors import CodeError
 from offload.text import human_time
 
-__all__ = (
-    "ClassState",
-    "History",
-    "VersionState",
-    "classes_of",
-    "describe_version",
-    "format_version",
-    "history_of",
-    "short_hash",
-    "signature_json",
-    "signer_of",
-)
-
 MOST = 200
 """The most versions in a history."""
 

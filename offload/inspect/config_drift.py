@@ -10,8 +10,6 @@ from typing import Any
 from offload.inspect import Finding, Level
 from offload.inspect.workers import Worker, Workers
 
-__all__ = ("config_drift", "differing_settings")
-
 _NAMED = 3  # workers that a sentence names
 _SHORT_REFS = 3  # version of the note of messages that have them
 _SHOWN = 120  # characters of a value

@@ -29,8 +29,6 @@ from offload.stores.protocols import Store
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("BlobContent", "BlobSummary", "read_content", "summarize_blobs")
-
 _PREFIX_SIZES = (4 << 10, 256 << 10, INSPECTED + (64 << 10))
 """Stored bytes read to identify a blob, tried in turn: most blobs need few of them. The second
 covers the first block of a compressed blob, the third the longest header that is read."""

@@ -19,8 +19,6 @@ from offload.serializers.kombu import PREFIX
 from offload.serializers.scalars import READERS as SCALARS
 from offload.serializers.tree import Reader
 
-__all__ = ("Preview", "ReadBuffer", "holds_code", "preview", "type_of")
-
 ReadBuffer = Callable[[int, int], bytes]
 """Returns up to so many bytes from the start of the buffer with this number."""
 

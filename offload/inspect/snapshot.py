@@ -17,19 +17,6 @@ from offload.digest import Digest
 from offload.inspect.blobs import Row, rows, tracked_holds
 from offload.stores.protocols import Store
 
-__all__ = (
-    "LIMIT",
-    "SIZES",
-    "TIMES",
-    "Bucket",
-    "Query",
-    "Selection",
-    "Snapshot",
-    "Totals",
-    "held_by",
-    "take_snapshot",
-)
-
 LIMIT = 200_000
 """The most blobs in a snapshot: about 15 MB."""
 SIZES = (1e3, 10e3, 100e3, 1e6, 2e6, 5e6, 10e6, math.inf)

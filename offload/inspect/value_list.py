@@ -24,8 +24,6 @@ from offload.text import human_number
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("SORTS", "Value", "ValueList", "ValueQuery", "describe_holders", "list_values")
-
 SORTS: Mapping[str, bool] = {"size": True, "expiry": False, "holders": True, "type": False}
 """Orders of a list, and whether the usual direction is descending."""
 

@@ -18,17 +18,6 @@ from offload.hooks.process_state import state_of
 from offload.hooks.runtime import Runtime
 from offload.ref import Keys
 
-__all__ = (
-    "MOST",
-    "Remote",
-    "State",
-    "Worker",
-    "Workers",
-    "ask_workers",
-    "connected",
-    "this_process",
-)
-
 State = Literal["connected", "without", "silent", "unreadable"]
 """``connected``: it has offload; ``without``: it, or its app, doesn't; ``silent``: it is alive but
 didn't reply; ``unreadable``: its reply is something else."""

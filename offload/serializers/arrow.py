@@ -19,8 +19,6 @@ from offload.serializers.base import NotData
 from offload.serializers.tree import Node, Reader, Writer
 from offload.text import type_name
 
-__all__ = ("read", "read_chunks", "read_schema", "write", "write_chunks")
-
 _EXTENSION = b"ARROW:extension:name"
 """The key in a field's metadata that makes its type an extension type."""
 

@@ -18,18 +18,6 @@ from typing import Any, Protocol
 from offload.ref import Ref
 from offload.text import type_name
 
-__all__ = (
-    "CREATE_IN_TASK",
-    "CachedFunction",
-    "Code",
-    "NotData",
-    "Payload",
-    "Serializer",
-    "advise",
-    "alias",
-    "utf8",
-)
-
 CachedFunction = type(functools.lru_cache(abs))
 """The type of functions decorated with `functools.lru_cache`, which has no public name."""
 

@@ -19,8 +19,6 @@ from offload.serializers.tree import Tree
 from offload.serializers.types.registry import holds_registered
 from offload.text import type_name
 
-__all__ = ("Registry", "certainly_small")
-
 _MSGPACK_LIMIT = 1 << 32
 _ADVICE = "register that type, too, or let encode() return plain data"
 _EXACT_JSON = frozenset({list, dict})  # a tuple arrives as a list

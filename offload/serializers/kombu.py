@@ -13,8 +13,6 @@ from offload.serializers.base import Payload, utf8
 from offload.serializers.library_internals import codec
 from offload.text import type_name
 
-__all__ = ("PREFIX", "carries", "decode", "encode", "is_kombus_own", "name_of")
-
 PREFIX = "native:"
 
 _HOMES = {

@@ -10,8 +10,6 @@ from typing import Any
 
 from kombu.serialization import registry
 
-__all__ = ("array_maker", "codec", "data_and_mask", "fill_value", "json_types")
-
 
 def codec(name: str) -> tuple[Any, Any] | None:
     """Return the encoder and decoder that kombu registers under a name; None if unknown."""

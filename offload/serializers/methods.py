@@ -23,18 +23,6 @@ from typing import Any
 
 from offload.serializers.base import CachedFunction
 
-__all__ = (
-    "IsVersion",
-    "alias",
-    "attributes",
-    "bound",
-    "check_class",
-    "check_made",
-    "checked",
-    "set_state",
-    "slots_of",
-)
-
 IsVersion = Callable[[type], bool]
 """Returns whether a class is itself shipped."""
 

@@ -13,8 +13,6 @@ from offload.serializers.library_internals import fill_value
 from offload.serializers.tree import Reader, Writer
 from offload.text import type_name
 
-__all__ = ("flat_bytes", "from_bytes", "read", "read_dtype", "write", "write_dtype")
-
 _SUBCLASSES: dict[str, Any] = {"matrix": np.matrix, "memmap": np.memmap, "recarray": np.recarray}
 """Subclasses of ndarray that have no state besides their memory."""
 

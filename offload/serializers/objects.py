@@ -45,8 +45,6 @@ from offload.text import reason_of, type_name
 if TYPE_CHECKING:
     from offload.serializers.tree import Reader, Writer
 
-__all__ = ("READERS", "DecodeState", "EncodeState", "maker", "write")
-
 _NEW, _CALL = "new", "call"
 _EXCEPTIONS_OF_MORE = (
     *(OSError, ImportError, AttributeError, NameError, SyntaxError, UnicodeError),

@@ -21,8 +21,6 @@ from offload.serializers.scalars import text
 from offload.serializers.tree import Node, Reader, Writer
 from offload.text import type_name
 
-__all__ = ("read", "read_index", "write")
-
 _Plain: Any = pd.arrays.NumpyExtensionArray
 _MASKED = {
     "IntegerArray": pd.arrays.IntegerArray,

@@ -16,8 +16,6 @@ from offload.errors import DeserializationError, OffloadError
 from offload.serializers.base import CachedFunction, Code, Payload, alias
 from offload.text import type_name
 
-__all__ = ("Pickle",)
-
 _SMALL = 4096
 """Buffers under this many bytes stay in band."""
 

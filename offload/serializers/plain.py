@@ -16,8 +16,6 @@ from offload.errors import DeserializationError
 from offload.serializers.base import Payload, utf8
 from offload.text import type_name
 
-__all__ = ("SCALARS", "Json", "Raw", "encode_scalar", "is_plain")
-
 _MAX_DEPTH = 200
 """Below orjson's own limit of 254. It also ends the walk through a cycle."""
 _SCALARS = frozenset({str, int, float, bool, type(None)})

@@ -18,8 +18,6 @@ from zoneinfo import ZoneInfo
 from offload.serializers.base import NotData
 from offload.text import type_name
 
-__all__ = ("READERS", "WRITERS", "Node", "text")
-
 Node = Any
 
 _PATHS: dict[str, Any] = {

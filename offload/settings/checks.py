@@ -14,21 +14,6 @@ from kombu.serialization import registry
 from offload.errors import ConfigurationError
 from offload.text import parse_duration, parse_size
 
-__all__ = (
-    "as_seconds",
-    "as_size",
-    "check_choice",
-    "check_flag",
-    "check_names",
-    "check_patterns",
-    "check_serializers",
-    "check_whole",
-    "is_int",
-    "is_number",
-    "refuse",
-    "unknown_name",
-)
-
 _SIZES = "'64k', '64 KiB', or '1.5MB'"
 _TIMES = "'90s', '1h30m', or '7d'"
 _PATTERN = re.compile(r"[^@]+(@[0-9a-f]{12,64})?", re.DOTALL)

@@ -17,8 +17,6 @@ from offload.settings.checks import (
     unknown_name,
 )
 
-__all__ = ("OF_TASK", "TaskOptions")
-
 OF_TASK = ("version", "memo_ignore", "memo_key", "memo_lease", "save_as")
 """Options that only a task can have."""
 

@@ -26,8 +26,6 @@ from offload.settings.checks import (
 from offload.settings.options import TaskOptions
 from offload.text import parse_size
 
-__all__ = ("ClassSettings", "CoreSettings", "NodeCacheSettings", "RetryPolicy", "Settings")
-
 _MODES = ("on", "observe", "off")
 _OUTAGES = ("raise", "inline")
 _ENCRYPTIONS = ("optional", "required")

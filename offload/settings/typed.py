@@ -13,8 +13,6 @@ from offload.settings.options import TaskOptions
 from offload.settings.settings import RetryPolicy
 from offload.settings.units import Duration, Size
 
-__all__ = ("CallDict", "RetryDict", "SettingsDict", "TaskDict")
-
 _Key = Union[str, "os.PathLike[str]", Callable[[], Union[str, bytes]]]
 
 

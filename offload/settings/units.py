@@ -12,8 +12,6 @@ from typing import Literal, Union
 
 from offload.settings.checks import as_seconds, as_size
 
-__all__ = ("Duration", "DurationText", "Size", "SizeText", "duration", "size")
-
 SizeText = Literal[
     "1k", "2k", "4k", "5k", "8k", "10k", "16k", "20k", "32k", "50k", "64k", "100k", "128k", "200k",
     "250k", "256k", "500k", "512k",

@@ -17,40 +17,6 @@ from offload.errors import ConfigurationError
 from offload.stores.protocols import Parts, Store, SweepItem
 from offload.stores.sums import Sums
 
-__all__ = (
-    "LISTED_HOLDS",
-    "MAX_SMALL_FILE",
-    "SMALL_FILE",
-    "UNNAMED",
-    "AddsNumbers",
-    "BlobInspection",
-    "BlobPeek",
-    "Claim",
-    "ClaimsPointers",
-    "DefersReleases",
-    "HoldTracking",
-    "HoldsAndPuts",
-    "KeepsFiles",
-    "KeepsNamed",
-    "Known",
-    "LimitedChunks",
-    "Named",
-    "NotifiesRelease",
-    "SmallFile",
-    "SmallFiles",
-    "StoreCounters",
-    "TagsWrites",
-    "Tiered",
-    "Version",
-    "VersionedBlobs",
-    "VersionedStore",
-    "Wanted",
-    "blob_inspection_of",
-    "chunk_size_of",
-    "hold_tracking_of",
-    "tiers_of",
-)
-
 LISTED_HOLDS = 5
 """Holds per blob that `HoldTracking.longest_holds` returns at most."""
 

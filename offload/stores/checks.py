@@ -8,23 +8,6 @@ import re
 from offload.digest import Digest
 from offload.errors import BlobMissing, IntegrityError, StoreUnavailable
 
-__all__ = (
-    "ENDLESS",
-    "MAX_POINTER",
-    "TierNotConfigured",
-    "check_holder",
-    "check_limit",
-    "check_name",
-    "check_owner",
-    "check_ttl",
-    "check_value",
-    "contention_error",
-    "missing_error",
-    "names_holder",
-    "size_error",
-    "tier_not_configured",
-)
-
 MAX_POINTER = 64 * 1024
 """Bytes of a pointer's value at most."""
 

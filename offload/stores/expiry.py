@@ -13,8 +13,6 @@ from offload.stores.checks import check_holder, check_limit, check_ttl
 from offload.stores.processes import Threads
 from offload.stores.protocols import PUT
 
-__all__ = ("BLOB_NAME", "ExpiringBlobs", "blob_digest", "blob_name")
-
 WINDOW = 32 << 20
 """Bytes read ahead (or one blob, if that is more)."""
 BLOB_NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)

@@ -12,13 +12,6 @@ from typing import TypeVar
 from offload.stores.checks import check_owner, check_ttl
 from offload.stores.protocols import LeaseInfo, SweepItem
 
-__all__ = (
-    "REMEMBER",
-    "Record",
-    "RecordLeases",
-    "Records",
-)
-
 REMEMBER = 86400.0
 """Seconds for which an ended lease keeps its last fencing number."""
 

@@ -33,8 +33,6 @@ from offload.stores.protocols import PUT, BlobInfo, LeaseInfo, Parts, SweepItem
 from offload.stores.sums import MemorySums
 from offload.stores.url import StoreURL
 
-__all__ = ("Entry", "MemoryState", "MemoryStore", "open_memory")
-
 Clock = Callable[[], float]
 
 

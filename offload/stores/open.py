@@ -13,8 +13,6 @@ from offload.stores.protocols import Store
 from offload.stores.url import StoreURL, count
 from offload.text import parse_size
 
-__all__ = ("check_url", "open_store", "register_scheme")
-
 Factory = Callable[[StoreURL], Store]
 
 _SMALLEST_CHUNK = 64 << 10

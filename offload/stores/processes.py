@@ -12,8 +12,6 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
-__all__ = ("PerProcess", "Threads")
-
 T = TypeVar("T")
 R = TypeVar("R")
 

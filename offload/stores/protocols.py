@@ -24,20 +24,6 @@ from typing import Protocol, runtime_checkable
 
 from offload.digest import Buffer, Digest
 
-__all__ = (
-    "FOREVER",
-    "PUT",
-    "BlobInfo",
-    "BlobStore",
-    "LeaseInfo",
-    "LeaseStore",
-    "Parts",
-    "PointerStore",
-    "Store",
-    "SweepItem",
-    "size_of",
-)
-
 Parts = Sequence[Buffer]
 """The bytes of one blob, as buffers that are stored one after another without joining them."""
 

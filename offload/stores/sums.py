@@ -15,21 +15,6 @@ from typing import Literal, Protocol
 
 from offload.stores.processes import PerProcess
 
-__all__ = (
-    "FIELDS",
-    "KEPT",
-    "LABEL",
-    "SPANS",
-    "Amounts",
-    "BatchSource",
-    "CounterBatch",
-    "MemorySums",
-    "Span",
-    "Sums",
-    "TimedSums",
-    "positive",
-)
-
 LABEL = "\x1f"
 FIELDS = 20_000
 """The most names in a total or a span; further ones are added under ``(other)``."""

@@ -16,18 +16,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from offload.errors import ConfigurationError
 from offload.text import parse_duration
 
-__all__ = (
-    "StoreURL",
-    "boolean",
-    "count",
-    "duration",
-    "file_mode",
-    "key_prefix",
-    "seconds",
-    "shown_url",
-    "text",
-)
-
 T = TypeVar("T")
 Host = tuple[str, Union[int, None]]
 

@@ -25,8 +25,6 @@ from offload.digest import digest_of
 from offload.stores import Store, open_store
 from offload.testing.store import HOUR, LIMIT, blobs, contents, unique
 
-__all__ = ("ProcessSuite",)
-
 PROCESSES = 4
 JOIN = 60.0  # seconds
 

@@ -25,8 +25,6 @@ from offload.stores import Store
 from offload.stores.capabilities import HoldsAndPuts, Wanted
 from offload.testing.store import unique
 
-__all__ = ("store_machine",)
-
 Advance = Callable[[float], None]
 
 CONTENTS = [bytes([65 + number]) * size for number, size in enumerate((0, 1, 50, 7000, 70_000))]

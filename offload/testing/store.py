@@ -38,8 +38,6 @@ from offload.stores.capabilities import (
 from offload.stores.checks import MAX_POINTER
 from offload.stores.protocols import FOREVER
 
-__all__ = ("FakeClock", "StoreSuite", "blob", "blobs", "swept")
-
 HOUR = 3600.0
 SHORT = 0.05  # seconds; for what shall have ended
 PATIENCE = 20.0  # seconds; for what must become true

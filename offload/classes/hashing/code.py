@@ -19,8 +19,6 @@ from functools import partial
 from types import CodeType
 from typing import Any, NamedTuple
 
-__all__ = ("ATOMS", "HEADER", "names_in", "normalize", "tagged", "text")
-
 _POSITION = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
 """Names that a class body sets, and that depend only on where it stands or on its methods."""
 _DOC_READERS = frozenset({"__doc__", "getdoc"})

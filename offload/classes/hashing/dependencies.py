@@ -10,8 +10,6 @@ from itertools import chain
 from operator import is_
 from typing import Any
 
-__all__ = ("MISSING", "HashDependencies")
-
 MISSING: Any = object()
 _ROOM = 1 << 20
 """Limit on watched container items per hash, at 8 bytes each."""

@@ -32,8 +32,6 @@ from offload.classes.scope import Scope, describe_app_part
 from offload.errors import SerializationError
 from offload.text import type_name
 
-__all__ = ("Content", "StructuralHasher", "UnorderedRefs")
-
 _MODULES_OWN = frozenset(
     {"__name__", "__file__", "__package__", "__path__", "__spec__", "__loader__", "__builtins__"}
 )

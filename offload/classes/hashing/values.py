@@ -22,16 +22,6 @@ from offload.classes.hashing.code import normalize, tagged
 from offload.classes.pydantic_internals import model_attributes, state_of
 from offload.text import reason_of, type_name
 
-__all__ = (
-    "WRITERS",
-    "NoContent",
-    "annotations_of",
-    "attributes_of",
-    "members_of",
-    "subclasses_of",
-    "write_instance",
-)
-
 _UNCHANGED = (functools.partial, functools.partialmethod)
 """Types that are immutable, although their parts may not be."""
 _VALUES = (tuple, str, bytes, int, float, complex, frozenset)

@@ -13,18 +13,6 @@ from offload.classes.versions import PointerNames, name_of
 from offload.cli.options import runtime_of
 from offload.errors import UnknownClass
 
-__all__ = (
-    "check_one",
-    "check_tag",
-    "name",
-    "names",
-    "prefix",
-    "registered",
-    "registry_of",
-    "tag",
-    "version",
-)
-
 _logger = logging.getLogger("offload.classes")
 
 

@@ -28,8 +28,6 @@ from offload.inspect.classes import (
 )
 from offload.text import human_count, human_size, printable
 
-__all__ = ("keygen", "prune", "pull", "push", "rollback", "tag", "verify")
-
 _KEYS = """\
 # Only where classes are pushed or sent. Whoever has this key decides what workers run.
 offload_signing_key = "{private}"

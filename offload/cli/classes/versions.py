@@ -26,8 +26,6 @@ from offload.inspect.classes import (
 )
 from offload.text import human_size, human_time, printable
 
-__all__ = ("diff", "list_", "show", "status")
-
 _COLUMNS = (
     Column("NAME", breaks=True),
     Column("LATEST"),

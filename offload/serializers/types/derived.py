@@ -20,8 +20,6 @@ from offload.serializers.methods import slots_of
 from offload.serializers.types.registry import NotDecoded
 from offload.text import reason_of
 
-__all__ = ("derive", "nested_types")
-
 _NO_FIELDS = "it has attributes that aren't fields"
 _Pair = tuple[str, Callable[[Any], Any], Callable[[Any, int], Any]]
 

@@ -16,8 +16,6 @@ from pyproj import CRS
 from offload.serializers.base import NotData
 from offload.serializers.types.registry import NotDecoded, RegisteredType
 
-__all__ = ("TYPES",)
-
 _NAMED = re.compile(r"(?:EPSG|ESRI|OGC|IGNF):[A-Za-z0-9]{1,20}")
 """Text of a CRS that PROJ finds in its database. Other text may name files."""
 _LONGEST_CRS = 64 * 1024

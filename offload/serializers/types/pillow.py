@@ -9,8 +9,6 @@ from PIL import Image
 from offload.serializers.base import NotData
 from offload.serializers.types.registry import NotDecoded, RegisteredType
 
-__all__ = ("TYPES",)
-
 _BITS = {
     "1": 1,
     "L": 8,

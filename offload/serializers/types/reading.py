@@ -12,8 +12,6 @@ from offload.serializers.types import registry
 from offload.serializers.types.registry import BUILT_IN, NotDecoded, RegisteredType
 from offload.text import reason_of, type_name
 
-__all__ = ("read_registered",)
-
 _SHOWN = 100  # characters of a name that anyone may have written
 
 

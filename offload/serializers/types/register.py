@@ -14,8 +14,6 @@ from offload.serializers.types import registry
 from offload.serializers.types.derived import derive, nested_types
 from offload.serializers.types.registry import BUILT_IN, RegisteredType, full_name
 
-__all__ = ("load_types", "register_type")
-
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:<>\[\], -]{0,199}(?<! )")

@@ -19,24 +19,6 @@ from typing import Any
 from offload.errors import ConfigurationError
 from offload.serializers import scalars
 
-__all__ = (
-    "BUILT_IN",
-    "BuiltIn",
-    "NotDecoded",
-    "RegisteredType",
-    "activate",
-    "add",
-    "find",
-    "find_name",
-    "full_name",
-    "holds_registered",
-    "is_carried",
-    "is_registered",
-    "registered_types",
-    "resolve_later",
-    "resolve_pending",
-)
-
 
 class NotDecoded(Exception):
     """Raised by a decoder of offload's own. Its text names fields, and contains no value."""

@@ -11,8 +11,6 @@ import scipy.sparse as sp
 
 from offload.serializers.types.registry import NotDecoded, RegisteredType
 
-__all__ = ("TYPES",)
-
 _COMPRESSED = ("bsr", "csc", "csr")
 _FORMATS = (*_COMPRESSED, "coo", "dia", "dok", "lil")
 _MAX_DIMENSIONS = 64

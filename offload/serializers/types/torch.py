@@ -12,8 +12,6 @@ import torch
 from offload.serializers.base import NotData, alias
 from offload.serializers.types.registry import NotDecoded, RegisteredType
 
-__all__ = ("TYPES",)
-
 _NAMES = (
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
     *("float16", "bfloat16", "float32", "float64", "complex32", "complex64", "complex128"),

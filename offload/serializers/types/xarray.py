@@ -16,8 +16,6 @@ from offload.serializers.base import NotData
 from offload.serializers.types.registry import NotDecoded, RegisteredType
 from offload.text import type_name
 
-__all__ = ("TYPES",)
-
 
 def _encode_variable(value: Any) -> Any:
     return [list(value.dims), _encode_data(value), dict(value.attrs)]

@@ -20,8 +20,6 @@ from offload.stores.file.disk import Disk
 from offload.stores.processes import Threads
 from offload.stores.protocols import FOREVER, BlobInfo, Parts, SweepItem
 
-__all__ = ("STRIPE", "FileBlobs")
-
 STRIPE = re.compile(r"[0-9a-f]{2}", re.ASCII)
 """Names of the folders that blobs are spread over."""
 _STRIPES = [f"{number:02x}" for number in range(256)]

@@ -18,8 +18,6 @@ from offload.digest import Buffer
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.protocols import SweepItem
 
-__all__ = ("ASIDE", "Disk")
-
 Clock = Callable[[], float]
 
 _ABANDONED = 86400.0  # seconds after which a file in tmp/ was left by a killed writer

@@ -18,8 +18,6 @@ from offload.stores.leases import Record, RecordLeases, Records
 from offload.stores.protocols import SweepItem
 from offload.stores.url import StoreURL, boolean, duration, file_mode, seconds
 
-__all__ = ("RECORD", "FileStore", "open_file")
-
 RECORD = re.compile(r"[0-9a-f]{40}", re.ASCII)
 """Names of a record's file."""
 _LONGEST = 1000  # bytes of the first line that are read

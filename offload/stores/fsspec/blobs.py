@@ -18,8 +18,6 @@ from offload.stores.fsspec.folder import Folder
 from offload.stores.processes import Threads
 from offload.stores.protocols import BlobInfo, Parts, SweepItem
 
-__all__ = ("FsspecBlobs",)
-
 _SWEPT_AT_ONCE = 256
 _MARK = re.compile(r"([0-9a-f]{32})\.([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
 _OWN = re.compile(r"[0-9a-f]{32}(\.[0-9]{1,15}\.[0-9]{1,15})?", re.ASCII)

@@ -14,8 +14,6 @@ from typing import Any
 from offload.errors import OffloadError, StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
 
-__all__ = ("CLOCK", "FileSystem", "Folder")
-
 CLOCK = re.compile(r"clock-[0-9a-f]{32}", re.ASCII)
 """Names of files written to read the file system's time."""
 FileSystem = Any  # fsspec ships no types

@@ -18,8 +18,6 @@ from offload.stores.processes import Threads
 from offload.stores.protocols import LeaseInfo, SweepItem
 from offload.stores.url import StoreURL, count, duration
 
-__all__ = ("FsspecStore", "open_fsspec")
-
 _NAME = re.compile(r"([a-z0-9.-]{1,100})~([0-9]{1,15})~([0-9]{1,15})", re.ASCII)
 """Names under which small files are stored."""
 

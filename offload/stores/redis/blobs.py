@@ -27,8 +27,6 @@ from offload.stores.checks import (
 from offload.stores.protocols import PUT, BlobInfo, Parts
 from offload.stores.redis.client import Bulk, RedisClient, escaped, script
 
-__all__ = ("BlobScripts", "RedisBlobs", "milliseconds")
-
 T = TypeVar("T")
 
 WINDOW = 17 << 20

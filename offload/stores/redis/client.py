@@ -33,8 +33,6 @@ from offload.stores.redis.redis_internals import (
 )
 from offload.stores.sums import BatchSource, CounterBatch
 
-__all__ = ("PACKER", "Bulk", "Driver", "RedisClient", "escaped", "script")
-
 Driver = Redis | RedisCluster
 _WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # scripts that only read don't wait
 _SCAN = 1000  # keys per SCAN

@@ -29,8 +29,6 @@ from offload.stores.redis.redis_internals import UNLIMITED, Pool
 from offload.stores.redis.store import RedisStore
 from offload.stores.url import StoreURL, boolean, count, key_prefix, seconds, text
 
-__all__ = ("open_redis",)
-
 PORT = 6379
 SENTINEL_PORT = 26379
 OURS = frozenset(

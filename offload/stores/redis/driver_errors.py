@@ -9,8 +9,6 @@ from redis import exceptions as driver
 
 from offload.errors import StoreError, StoreUnavailable
 
-__all__ = ("ERRORS", "driver_errors", "is_denied", "translate")
-
 # Words of temporary refusals. Older servers report an error inside a script as the script's
 # error, so these are searched anywhere in the message.
 _PASSING = {

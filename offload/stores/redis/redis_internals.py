@@ -13,8 +13,6 @@ import redis
 from redis.connection import ConnectionPool, PythonRespSerializer
 from redis.exceptions import RedisError, ResponseError
 
-__all__ = ("UNLIMITED", "Command", "Packer", "Pool", "database_of", "exchange", "refusal", "send")
-
 Command = Sequence[Any]
 Packer = PythonRespSerializer
 """The class that packs commands where hiredis doesn't. It has `pack` and `encode`."""

@@ -15,8 +15,6 @@ from offload.stores.redis.blobs import RedisBlobs, milliseconds
 from offload.stores.redis.client import RedisClient, script
 from offload.stores.sums import FIELDS, KEPT, SPANS, BatchSource, CounterBatch, Span
 
-__all__ = ("RedisStore",)
-
 REMEMBER = 86_400_000
 """Milliseconds for which an ended lease keeps its last fencing number: longer than any step of
 the server's clock backwards."""

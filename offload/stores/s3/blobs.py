@@ -33,8 +33,6 @@ from offload.stores.s3.client import (
 )
 from offload.stores.s3.driver_errors import driver_errors
 
-__all__ = ("S3Blobs",)
-
 NONCE = 16
 """Random bytes that follow a blob, so that no two writes of it have the same ETag."""
 LARGEST = 5 << 30

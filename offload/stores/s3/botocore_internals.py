@@ -11,8 +11,6 @@ from typing import Any
 from botocore.loaders import create_loader
 from botocore.session import get_session
 
-__all__ = ("botocore_session", "handle_before_call")
-
 
 def botocore_session() -> Any:
     """Return a new session, which shares only the data in botocore's files.

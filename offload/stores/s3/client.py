@@ -21,18 +21,6 @@ from offload.stores.processes import PerProcess, Threads
 from offload.stores.protocols import Parts, SweepItem, size_of
 from offload.stores.s3.driver_errors import check_answer, driver_errors, server_time, status_of
 
-__all__ = (
-    "GONE_OR_CHANGED",
-    "PROBE",
-    "Body",
-    "Conditions",
-    "Response",
-    "S3Client",
-    "ServerClock",
-    "body_of",
-    "send_at_once",
-)
-
 Client = Any  # boto3 makes its classes at run time
 Response = Mapping[str, Any]
 

@@ -14,8 +14,6 @@ from offload.stores.url import StoreURL, boolean, count, duration, seconds, text
 if TYPE_CHECKING:
     from offload.stores.s3.store import S3Store
 
-__all__ = ("open_s3",)
-
 _PREFIX = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
 
 

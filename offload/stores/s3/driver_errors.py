@@ -15,8 +15,6 @@ from urllib3.exceptions import HTTPError
 
 from offload.errors import StoreError, StoreUnavailable
 
-__all__ = ("check_answer", "driver_errors", "server_time", "status_of", "translate")
-
 _RAISED = (
     driver.ClientError,
     driver.BotoCoreError,

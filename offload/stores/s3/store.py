@@ -31,8 +31,6 @@ from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.client import GONE_OR_CHANGED, Conditions, S3Client
 from offload.stores.s3.driver_errors import driver_errors
 
-__all__ = ("S3Store", "record_name")
-
 T = TypeVar("T")
 
 NONCE = 16

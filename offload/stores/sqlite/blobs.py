@@ -20,8 +20,6 @@ from offload.stores.checks import (
 from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
 from offload.stores.sqlite.database import Database
 
-__all__ = ("SQLiteBlobs",)
-
 _TIDIED = 8  # most expired blobs that a `put` deletes; it slows the file's growth between sweeps
 _SCANNED = 1000  # blobs that one statement reads
 

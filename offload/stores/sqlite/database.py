@@ -13,8 +13,6 @@ from pathlib import Path
 
 from offload.errors import StoreError, StoreUnavailable
 
-__all__ = ("Database",)
-
 _VERSION = 1  # of the tables
 _PAGE_SIZE = 16384  # bytes; larger than the default, as most content is blobs
 _LOG_LIMIT = 64 << 20  # bytes of the write-ahead log that are kept for reuse

@@ -14,8 +14,6 @@ from offload.stores.sqlite.blobs import SQLiteBlobs
 from offload.stores.sqlite.database import Database
 from offload.stores.url import StoreURL, boolean, file_mode, seconds
 
-__all__ = ("SQLiteStore", "open_sqlite")
-
 
 class SQLiteStore:
     """A store in the SQLite file *path*, which the processes of one machine share.

@@ -34,8 +34,6 @@ from offload.stores.protocols import PUT, BlobInfo, Parts, Store, size_of
 from offload.stores.tiered.index import Location, TierIndex
 from offload.stores.tiered.sweep import Tier
 
-__all__ = ("TierCounts", "TieredBlobs")
-
 _TURNS = 10
 _MANY = 1000  # blobs of a lower tier that the index is asked about at once
 

@@ -28,8 +28,6 @@ from offload.stores.redis.blobs import BlobScripts, milliseconds
 from offload.stores.redis.client import RedisClient, script
 from offload.stores.redis.store import RedisStore
 
-__all__ = ("Location", "TierIndex", "index_of")
-
 RESERVED = 3600.0
 """Seconds for which a reservation lasts at most."""
 

@@ -14,8 +14,6 @@ from offload.stores.tiered.blobs import TierCounts, TieredBlobs
 from offload.stores.tiered.index import index_of
 from offload.stores.tiered.sweep import Tier, sweep, tier_name
 
-__all__ = ("SIZES", "TieredStore")
-
 logger = logging.getLogger(__name__)
 
 SIZES = (1 << 20,)

@@ -10,8 +10,6 @@ from offload.stores.capabilities import VersionedStore, blob_inspection_of
 from offload.stores.protocols import PUT, Parts, Store, SweepItem
 from offload.stores.tiered.index import Location, TierIndex
 
-__all__ = ("Tier", "sweep", "tier_name")
-
 Clock = Callable[[], float]
 
 AHEAD = 0.5
