@@ -200,7 +200,7 @@ class Ref(Generic[T]):
 
     def _repr_html_(self) -> str:
         """Describe it in a notebook; nothing is fetched. Shows no signature."""
-        from offload.notebook import facts
+        from offload.text import facts
 
         if self.late is not None:
             title, values = "Ref, resolved when a task starts", dict(self.late._asdict())

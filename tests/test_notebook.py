@@ -10,8 +10,8 @@ import pytest
 from offload import BlobMissing, Catalog, Ref
 from offload.catalog import BatchResult
 from offload.catalog.batches import label_of
-from offload.notebook import ROWS, facts, table
 from offload.stores.memory import MemoryStore
+from offload.text import ROWS, facts, table
 from tests.support.wire import make_wire
 
 NASTY = "<script>alert('&')</script>"

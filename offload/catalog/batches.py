@@ -51,7 +51,7 @@ class BatchResult(Generic[T]):
 
     def _repr_html_(self) -> str:
         """Show in a notebook what failed, and how many succeeded; values aren't shown."""
-        from offload.notebook import facts, table
+        from offload.text import facts, table
 
         done = f"BatchResult: {len(self.succeeded):,} succeeded, {len(self.failed):,} failed"
         if not self.failed:

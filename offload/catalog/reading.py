@@ -127,7 +127,7 @@ class CatalogReader:
 
     def _repr_html_(self) -> str:
         """List the objects in a notebook, in one request; nothing is loaded."""
-        from offload.notebook import facts, table
+        from offload.text import facts, table
 
         title = f"Catalog {self._bucket!r} in {self.store.url}"
         try:

@@ -125,7 +125,7 @@ class Record:
 
     def _repr_html_(self) -> str:
         """Describe the version in a notebook; nothing is loaded."""
-        from offload.notebook import facts
+        from offload.text import facts
 
         return facts(
             self.label,
@@ -147,7 +147,7 @@ class Records(list[Record]):
     """A list of versions, which a notebook shows as a table."""
 
     def _repr_html_(self) -> str:
-        from offload.notebook import table
+        from offload.text import table
 
         columns = ["name", "version", "type", "size", "saved", "author", "tags"]
         rows = (

@@ -114,7 +114,7 @@ class CatalogStats:
     unreadable: int = 0
 
     def _repr_html_(self) -> str:
-        from offload.notebook import facts
+        from offload.text import facts
 
         return facts(
             "Catalog",

@@ -11,8 +11,8 @@ from offload.doctor.retention import Rule
 from offload.doctor.servers import clock_finding, stray_findings
 from offload.errors import ConfigurationError, StoreError
 from offload.inspect import Finding
+from offload.stores.bases import BLOB_NAME
 from offload.stores.capabilities import SMALL_FILE
-from offload.stores.expiry import BLOB_NAME
 from offload.stores.s3.client import PROBE, Conditions, S3Client
 from offload.stores.s3.store import record_name
 

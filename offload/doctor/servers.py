@@ -12,12 +12,12 @@ from typing import Any
 
 from offload.errors import StoreError
 from offload.inspect import Finding
+from offload.stores.bases import BLOB_NAME
 from offload.stores.capabilities import SMALL_FILE
-from offload.stores.expiry import BLOB_NAME
 from offload.stores.file.blobs import STRIPE
 from offload.stores.file.disk import ASIDE, Disk
 from offload.stores.file.store import RECORD
-from offload.stores.fsspec.folder import CLOCK
+from offload.stores.fsspec.blobs import CLOCK
 from offload.stores.fsspec.store import FsspecStore
 from offload.stores.redis.client import RedisClient
 from offload.stores.redis.driver_errors import is_denied

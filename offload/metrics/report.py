@@ -172,7 +172,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Show savings and errors in a notebook, in total and by task."""
-        from offload.notebook import facts, table
+        from offload.text import facts, table
 
         total = self.total
         since = "all time" if self.start is None else f"since {human_time(self.start)}"

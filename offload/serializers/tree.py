@@ -33,7 +33,7 @@ from offload.serializers.base import Code, NotData, Payload, advise
 from offload.serializers.plain import Raw, is_plain
 from offload.serializers.scalars import Node, text
 from offload.serializers.types import registry
-from offload.serializers.types.reading import read_registered
+from offload.serializers.types.registry import read_registered
 from offload.text import reason_of, type_name
 
 __all__ = ("Node", "Reader", "Tree", "Writer")

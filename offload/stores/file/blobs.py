@@ -13,9 +13,9 @@ from stat import S_ISREG
 
 from offload.digest import Buffer, Digest
 from offload.errors import StoreUnavailable
+from offload.stores.bases import BLOB_NAME, ExpiringBlobs, blob_digest, blob_name
 from offload.stores.capabilities import BlobPeek, Named
 from offload.stores.checks import check_ttl, missing_error, size_error
-from offload.stores.expiry import BLOB_NAME, ExpiringBlobs, blob_digest, blob_name
 from offload.stores.file.disk import Disk
 from offload.stores.processes import Threads
 from offload.stores.protocols import FOREVER, BlobInfo, Parts, SweepItem

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from offload.stores.bases import Record, RecordLeases, Records
 from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, UNNAMED, Named, SmallFile
 from offload.stores.checks import check_name, check_value
 from offload.stores.file.blobs import FileBlobs
 from offload.stores.file.disk import Disk
-from offload.stores.leases import Record, RecordLeases, Records
 from offload.stores.protocols import SweepItem
 from offload.stores.url import StoreURL, boolean, duration, file_mode, seconds
 

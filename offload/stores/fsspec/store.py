@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 from offload.errors import ConfigurationError, OffloadError
 from offload.stores.capabilities import MAX_SMALL_FILE, SMALL_FILE, SmallFile
-from offload.stores.fsspec.blobs import FsspecBlobs
-from offload.stores.fsspec.folder import CLOCK, FileSystem, Folder
+from offload.stores.fsspec.blobs import CLOCK, FileSystem, Folder, FsspecBlobs
 from offload.stores.processes import Threads
 from offload.stores.protocols import LeaseInfo, SweepItem
 from offload.stores.url import StoreURL, count, duration

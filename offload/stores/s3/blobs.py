@@ -13,6 +13,7 @@ from typing import Any
 
 from offload.digest import Buffer, Digest
 from offload.errors import StoreError, StoreUnavailable
+from offload.stores.bases import ExpiringBlobs, blob_digest, blob_name
 from offload.stores.capabilities import BlobPeek, Known, Named, Version, Wanted
 from offload.stores.checks import (
     check_holder,
@@ -21,7 +22,6 @@ from offload.stores.checks import (
     missing_error,
     size_error,
 )
-from offload.stores.expiry import ExpiringBlobs, blob_digest, blob_name
 from offload.stores.protocols import FOREVER, BlobInfo, Parts, SweepItem, size_of
 from offload.stores.s3.client import (
     GONE_OR_CHANGED,

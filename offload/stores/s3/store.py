@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from offload.errors import StoreUnavailable
+from offload.stores.bases import REMEMBER, Record, RecordLeases, Records
 from offload.stores.capabilities import (
     MAX_SMALL_FILE,
     SMALL_FILE,
@@ -25,7 +26,6 @@ from offload.stores.capabilities import (
     SmallFile,
 )
 from offload.stores.checks import MAX_POINTER, check_name, check_value
-from offload.stores.leases import REMEMBER, Record, RecordLeases, Records
 from offload.stores.protocols import SweepItem
 from offload.stores.s3.blobs import S3Blobs
 from offload.stores.s3.client import GONE_OR_CHANGED, Conditions, S3Client

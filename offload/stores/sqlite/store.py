@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from offload.stores.bases import REMEMBER
 from offload.stores.capabilities import SmallFile
 from offload.stores.checks import check_name, check_owner, check_ttl, check_value
-from offload.stores.leases import REMEMBER
 from offload.stores.protocols import LeaseInfo, SweepItem
 from offload.stores.sqlite.blobs import SQLiteBlobs
 from offload.stores.sqlite.database import Database

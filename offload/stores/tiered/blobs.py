@@ -31,8 +31,7 @@ from offload.stores.checks import (
     tier_not_configured,
 )
 from offload.stores.protocols import PUT, BlobInfo, Parts, Store, size_of
-from offload.stores.tiered.index import Location, TierIndex
-from offload.stores.tiered.sweep import Tier
+from offload.stores.tiered.index import Location, Tier, TierIndex
 
 _TURNS = 10
 _MANY = 1000  # blobs of a lower tier that the index is asked about at once

@@ -11,8 +11,7 @@ from offload.errors import ConfigurationError, StoreUnavailable
 from offload.stores.capabilities import StoreCounters
 from offload.stores.protocols import LeaseStore, PointerStore, Store, SweepItem
 from offload.stores.tiered.blobs import TierCounts, TieredBlobs
-from offload.stores.tiered.index import index_of
-from offload.stores.tiered.sweep import Tier, sweep, tier_name
+from offload.stores.tiered.index import Tier, index_of, sweep, tier_name
 
 logger = logging.getLogger(__name__)
 
