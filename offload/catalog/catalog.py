@@ -120,6 +120,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
             ValueError: an invalid name, version, or metadata; nothing was written.
             VersionConflict: the version exists.
             UnsupportedVersion: a newer offload wrote the object's versions.
+            CatalogError: the object has too many versions (some 9,000), or no next number.
             SerializationError, ValueTooLarge, BlobMissing, StoreUnavailable, StoreError.
         """
         if on_conflict not in (None, "error", "skip", "overwrite"):

@@ -23,6 +23,7 @@ __all__ = (
     "DEFAULT",
     "INDEXES",
     "LATEST",
+    "MAX_VERSION",
     "NAMES",
     "RECORDS",
     "Place",
@@ -33,7 +34,6 @@ __all__ = (
     "check_tag",
     "decode",
     "encode",
-    "first_after",
     "is_version",
     "name_pointer",
     "normalize",
@@ -168,11 +168,6 @@ def parsed(version: str) -> Version:
 def ordered(keys: Iterable[str]) -> list[str]:
     """Return versions' *keys*, the lowest first."""
     return sorted(keys, key=parsed)
-
-
-def first_after(keys: Iterable[str], last: int = 0) -> str:
-    """Return the key of the next whole number after *last* and versions with these *keys*."""
-    return str(max(number_of(keys), last) + 1)
 
 
 def number_of(keys: Iterable[str]) -> int:

@@ -34,7 +34,7 @@ from offload.catalog.records import (
     write_state,
 )
 from offload.content.store import ContentStore
-from offload.errors import IntegrityError, ObjectNotFound, StoreUnavailable
+from offload.errors import CatalogError, IntegrityError, ObjectNotFound, StoreUnavailable
 from offload.ref import Keys
 
 __all__ = ("READ_AT_ONCE", "CatalogPointers", "State", "not_found")
@@ -248,6 +248,8 @@ class CatalogPointers:
         Args:
             known: the state as it was read last; saves a round trip.
             replaces_damaged: take a state that was altered for an empty one.
+
+        Raises CatalogError if the name would have too many versions.
         """
         pointer = name_pointer(self.bucket, name)
         for _ in range(_TURNS):
@@ -260,8 +262,7 @@ class CatalogPointers:
                     raise read
                 known = read
             before, state = known
-            changed = change(state)
-            after = write_state(changed, pointer, self.content.signing.keys)
+            changed, after = self._written(name, change(state))
             if changed == state or self.swap(pointer, before, after):
                 return changed
             known = None
@@ -269,6 +270,20 @@ class CatalogPointers:
         raise StoreUnavailable(
             f"{url}: {pointer!r} was changed by others {_TURNS} times in a row", store=url
         )
+
+    def _written(self, name: str, state: NameState) -> tuple[NameState, bytes | None]:
+        """Return the state and its pointer's value; one that is too long is shortened."""
+        pointer, keys = name_pointer(self.bucket, name), self.content.signing.keys
+        try:
+            return state, write_state(state, pointer, keys)
+        except CatalogError:
+            found = state.to_settle(self.content.now())
+            values = self.read_all([self.pointer_of(name, key) for key in found])
+            written = {k for k, value in zip(found, values, strict=True) if value is not None}
+            if not written:
+                raise
+            state = state.settled(written)
+            return state, write_state(state, pointer, keys)
 
     def named(self) -> list[str]:
         """Return the names that have a state."""

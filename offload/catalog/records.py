@@ -18,12 +18,12 @@ import json
 import math
 import secrets
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from offload.catalog.names import DEFAULT, Place, encode, object_of, version_key
+from offload.catalog.names import DEFAULT, Place, decode, encode, object_of, version_key
 from offload.digest import Digest
 from offload.encryption.keys import ID_BYTES, missing_key
 from offload.errors import CatalogError, IntegrityError, UnsupportedVersion
@@ -32,6 +32,7 @@ from offload.stores.checks import MAX_POINTER
 from offload.text import human_size, human_time
 
 __all__ = (
+    "ANNOUNCED",
     "FORMAT",
     "MAX_METADATA",
     "NameState",
@@ -60,6 +61,8 @@ MAX_ENCRYPTED = MAX_METADATA * 3 // 4 - 1000
 _PURPOSE = "catalog"  # of sealed parts
 _COMPACT: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
 _MAC = 32  # hexadecimal digits
+ANNOUNCED = 600.0
+"""Seconds after which a saver that hasn't set its record yet announces it again."""
 _SETTLED = 3600.0  # seconds after which no saver may still write a record that it announced
 _LAST = 48  # most bytes of `last` in a state
 _DEPTH = 50
@@ -346,6 +349,22 @@ class NameState:
         tags = {tag: key for tag, key in self.tags.items() if key not in missing}
         return self._at(now, keys=self.keys - gone, tags=tags)
 
+    def to_settle(self, now: float) -> list[str]:
+        """Return versions that needn't be noted as announced any more, once they have records.
+
+        No other saver is about to write those: one of them has taken the number, or would announce
+        the version again.
+        """
+        return [
+            key
+            for key, since in self.recent.items()
+            if (key.isdecimal() and int(key) <= self.last) or abs(now - since) > ANNOUNCED
+        ]
+
+    def settled(self, keys: Collection[str]) -> NameState:
+        """Return the state in which *keys* aren't noted as announced."""
+        return replace(self, recent={k: at for k, at in self.recent.items() if k not in keys})
+
     def tagged(self, tag: str, key: str | None) -> NameState:
         """Return the state in which *tag* stands for the version *key* (None: for none)."""
         tags = {name: value for name, value in self.tags.items() if name != tag}
@@ -390,10 +409,11 @@ def write_state(state: NameState, pointer: str, keys: Keys) -> bytes | None:
     # Removing a version may add `last`, so there must be room for it.
     spare = _LAST - (len(f',"last":{state.last}') if state.last else 0)
     if len(value) + spare > MAX_POINTER:
+        name = decode(pointer.rpartition("/")[2])
         raise CatalogError(
-            f"{pointer} can't list more than the {len(state.keys)} versions and {len(state.tags)} "
-            f"tags in {MAX_POINTER} bytes: remove some versions of this object",
-            argument=pointer,
+            f"{name} has {len(state.keys)} versions and {len(state.tags)} tags, too many for their "
+            f"list of {MAX_POINTER} bytes: remove some versions, or save it under another name",
+            argument=name,
         )
     return value
 
@@ -437,19 +457,17 @@ def unseal(pointer: str, value: bytes, keys: Keys | None) -> dict[str, Any]:
         found = data["format"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         raise _altered(pointer) from None
-    if type(found) is int and found > _SEALED:
+    is_signed = keys is None or any(
+        hmac.compare_digest(_mac(key, pointer, text).encode(), mac.encode()) for key in keys.keys
+    )
+    # Whatever a later format contains, it is signed like this: nobody else can claim to be newer.
+    if is_signed and type(found) is int and found > _SEALED:
         raise UnsupportedVersion(
             f"{_shown(pointer)} was written by a newer offload, in format {found}; this one reads "
             f"up to {_SEALED}: upgrade offload here",
             argument=_shown(pointer),
         )
-    if found not in (FORMAT, _SEALED) or (
-        keys is not None
-        and not any(
-            hmac.compare_digest(_mac(key, pointer, text).encode(), mac.encode())
-            for key in keys.keys
-        )
-    ):
+    if not is_signed or found not in (FORMAT, _SEALED):
         raise _altered(pointer)
     checked: dict[str, Any] = data
     return checked

@@ -3,7 +3,8 @@
 For each version, in this order:
 
 1. Its blobs are stored and held.
-2. The name's state announces it (see `offload.catalog.records`).
+2. The name's state announces it (see `offload.catalog.records`). There, a saver also takes the next
+   number, by compare-and-swap: no other saver gets that one, whatever becomes of this one.
 3. Its blobs are held without expiry, by a holder of this record alone.
 4. Its record is set, if there is none: the commit point.
 
@@ -20,14 +21,15 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
 
-from offload.catalog.names import bucket_pointer, first_after, name_pointer, ordered
+from offload.catalog.names import MAX_VERSION, bucket_pointer, name_pointer, number_of, ordered
 from offload.catalog.pointers import CatalogPointers, State
-from offload.catalog.records import Record, new_nonce
+from offload.catalog.records import ANNOUNCED, NameState, Record, new_nonce
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
 from offload.digest import Digest
 from offload.errors import (
     BlobMissing,
+    CatalogError,
     IntegrityError,
     OffloadError,
     StoreError,
@@ -43,7 +45,6 @@ logger = logging.getLogger(__name__)
 OnConflict = Literal["error", "skip", "overwrite"]
 
 _UPLOAD = 86400.0  # seconds of a hold on blobs that no record names yet
-_ANNOUNCED = 600.0  # seconds for which an announcement is sure to be seen by those who remove
 _GROUP_ITEMS, _GROUP_BYTES = 100, 64 << 20  # values that are serialized before they are stored
 _MANY_TURNS = 10  # numbers taken by others in a row
 _LOOK_BACK = 8  # versions, from the highest, among which the last committed one is looked for
@@ -54,8 +55,9 @@ class SaveRequest:
     """A value to be saved.
 
     Attributes:
-        key, shown: of its version; None for the next number.
+        key, shown: of its version; None until it takes the next number.
         is_numbered: whether it gets the next number.
+        after: its number is higher than this.
         outcome: its record, or why it wasn't saved.
     """
 
@@ -65,6 +67,7 @@ class SaveRequest:
     shown: str | None = None
     metadata: Any = None
     is_numbered: bool = field(init=False)
+    after: int = 0
     state: State | None = None
     before: bytes | None = None
     nonce: str = field(default_factory=new_nonce)
@@ -132,7 +135,7 @@ class Saver:
     # -- before anything is stored
 
     def _look(self, requests: Sequence[SaveRequest]) -> None:
-        """Read the present state, decide conflicts, and choose the next numbers."""
+        """Read the present state, decide conflicts, and find what the next numbers follow."""
         at = self._at
         names = list(dict.fromkeys(request.name for request in requests))
         given = [request for request in requests if request.key is not None]
@@ -152,12 +155,12 @@ class Saver:
             if request.key is not None:
                 request.before = before[at.pointer_of(request.name, request.key)]
                 request.outcome = self._conflict(request)
-        self._number([r for r in requests if r.key is None and r.outcome is None])
+        self._find_last([r for r in requests if r.key is None and r.outcome is None])
         if any(request.outcome is None for request in requests):
             at.note_bucket(bucket)
 
-    def _number(self, requests: Sequence[SaveRequest]) -> None:
-        """Choose the next number for each, after the highest version that has a record."""
+    def _find_last(self, requests: Sequence[SaveRequest]) -> None:
+        """Find the number of the highest version that has a record."""
         highest: dict[str, list[str]] = {}
         for request in requests:
             assert request.state is not None  # noqa: S101 (set by `_look`)
@@ -180,9 +183,7 @@ class Saver:
                 continue
             if not keys and len(highest[request.name]) == _LOOK_BACK:
                 keys += self._committed(request.name)
-            assert request.state is not None  # noqa: S101 (set by `_look`)
-            request.key = request.shown = first_after(keys, request.state[1].last)
-            keys.append(request.key)  # for the next of this name in the same call
+            request.after = number_of(keys)
 
     def _committed(self, name: str) -> list[str]:
         """Return the keys of all records of a name, as the store lists them."""
@@ -283,18 +284,18 @@ class Saver:
     def _commit(self, request: SaveRequest) -> Record | Exception:
         """Announce the version, hold its blobs without expiry, and set its record."""
         at, content = self._at, self._content
-        announced = self._announce(request)
+        announced = self._take_number(request) if request.is_numbered else self._announce(request)
         for turn in count(1):
             record = self._record(request)
             pointer, value = at.pointer_of(record.name, record.key), at.value_of(record)
             if content.store.blobs.tracks_holds:
                 self._hold(request, record.holder)
-            if content.now() - announced > _ANNOUNCED:
+            if content.now() - announced > ANNOUNCED:
                 announced = self._announce(request)
             # If this raises, the record may have been set: the hold stays, and a sweep ends it
             # unless there is a record.
             if at.swap(pointer, request.before, value):
-                if content.now() - announced > _ANNOUNCED:  # this process was stopped
+                if content.now() - announced > ANNOUNCED:  # this process was stopped
                     self._announce(request)
                     self._hold_committed(request, record, value)
                 content.counters.add(catalog_saves=1)
@@ -307,19 +308,37 @@ class Saver:
                 if outcome is not None:
                     return outcome
                 continue
-            found: list[str] = []
+            found: list[str] = []  # the number was given to another version, see `save`
             if turn % _MANY_TURNS == 0:  # perhaps the name's state was lost
                 found = self._committed(request.name)
-            request.key = request.shown = first_after([*found, str(request.key)])
-            announced = self._announce(request, found)
+            request.after = number_of([*found, str(request.key)])
+            announced = self._take_number(request, found)
         raise AssertionError("never reached")
 
-    def _announce(self, request: SaveRequest, found: Sequence[str] = ()) -> float:
+    def _take_number(self, request: SaveRequest, found: Sequence[str] = ()) -> float:
+        """Take the next number, and announce the version; return the time."""
+        now = self._content.now()
+        known, request.state = request.state, None
+
+        def taken(state: NameState) -> NameState:
+            number = max(state.last, request.after) + 1
+            if len(str(number)) > MAX_VERSION:
+                raise CatalogError(
+                    f"no number follows {number - 1}, the highest of {request.name}: give a "
+                    "version, or save it under another name",
+                    argument=request.name,
+                )
+            return state.found(found).announced(str(number), now).numbered(number)
+
+        state = self._at.change_state(request.name, taken, known)
+        request.key = request.shown = str(state.last)
+        return now
+
+    def _announce(self, request: SaveRequest) -> float:
+        """Announce the version; return the time."""
         now, key = self._content.now(), str(request.key)
         known, request.state = request.state, None
-        self._at.change_state(
-            request.name, lambda state: state.found(found).announced(key, now), known
-        )
+        self._at.change_state(request.name, lambda state: state.announced(key, now), known)
         return now
 
     def _record(self, request: SaveRequest) -> Record:

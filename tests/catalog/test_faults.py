@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import timedelta
 
@@ -20,7 +21,7 @@ from offload import (
     VersionConflict,
 )
 from offload.catalog.names import name_pointer, record_pointer
-from offload.catalog.records import MAX_METADATA, NameState, write_state
+from offload.catalog.records import MAX_METADATA, NameState, seal, write_state
 from offload.stores.checks import MAX_POINTER
 from offload.stores.memory import MemoryPointers, MemoryStore
 from offload.stores.protocols import FOREVER
@@ -219,7 +220,9 @@ def test_a_lost_answer_is_no_conflict(catalog, store, start):
 
 @pytest.mark.parametrize("start", ("catalog/", "catalog-names/", "catalog-buckets/"))
 def test_a_store_lost_between_blobs_and_record(catalog, store, start):
-    """If the store fails before the record is set, there is no version, and no number is lost."""
+    """If the store fails before the record is set, there is no version, and the next saver gets
+    the next number: the one that the failed saver has taken isn't used again.
+    """
     store.pointers.before[start] = 99
     with pytest.raises(StoreUnavailable):
         catalog.save(NAME, [1] * 100)
@@ -228,7 +231,8 @@ def test_a_store_lost_between_blobs_and_record(catalog, store, start):
     assert catalog.list_objects() == catalog.list_versions(NAME) == []
     with pytest.raises(ObjectNotFound):
         catalog.load(NAME)
-    assert catalog.save(NAME, [2] * 100).version == "1"
+    taken = start == "catalog/"
+    assert catalog.save(NAME, [2] * 100).version == ("2" if taken else "1")
     assert catalog.load(NAME) == [2] * 100
 
 
@@ -311,6 +315,38 @@ def test_a_loser_holds_nothing(catalog, store):
     assert catalog.load(NAME) == "theirs"
     held = [set(store.blobs.holders(info.digest)) for info in store.blobs.scan()]
     assert sorted(map(len, held)) == [0, 1]
+
+
+def test_a_number_is_taken_once(catalog, store):
+    """While a saver is stopped before it sets its record, others save and remove versions: it
+    doesn't get the number of one of them, and each number is higher than those before.
+    """
+    original, other, numbers = store.pointers.swap, Catalog(store), []
+
+    def swap(name, expected, value):
+        if name.startswith("catalog/") and store.pointers.swap is swap:
+            store.pointers.swap = original
+            for value_of_other in range(2):
+                numbers.append(other.save(NAME, value_of_other).version)
+                other.remove(NAME, numbers[-1])
+        return original(name, expected, value)
+
+    store.pointers.swap = swap
+    assert catalog.save(NAME, "ours").version not in numbers
+    assert len({*numbers}) == 2
+    assert catalog.save(NAME, "next").version == "4"
+    assert catalog.list_versions(NAME) == ["1", "4"]
+
+
+def test_there_is_a_last_number(catalog):
+    """After the greatest number that a version can have, a save without a version is refused, and
+    says what to do.
+    """
+    catalog.save(NAME, 1, "9" * 30)
+    with pytest.raises(CatalogError, match="give a version"):
+        catalog.save(NAME, 2)
+    assert catalog.save(NAME, 2, "1.5").version == "1.5"
+    assert catalog.list_versions(NAME) == ["1.5", "9" * 30]
 
 
 def test_a_century_is_asked_for(catalog, store, monkeypatch):
@@ -415,9 +451,12 @@ def test_altered_content(catalog, store, versions):
     assert_others_load(catalog)
 
 
-def newer(value):
-    """Return a record or state as the next version of offload may write it."""
-    return value.replace(b'"format":1', b'"format":9')
+def newer(catalog, name):
+    """Write a record or state as the next version of offload may; only the right key signs it."""
+    value = catalog.store.pointers.read(name)
+    data = json.loads(value.partition(b" ")[2]) | {"format": 9, "versions": {"in": "a new form"}}
+    keys = catalog._content().signing.keys
+    set_pointer(catalog.store, name, seal(name, data, keys))
 
 
 CHANGES = {
@@ -439,11 +478,26 @@ def test_what_a_newer_version_wrote_stays(store, written, change):
     """What a newer offload wrote is an UnsupportedVersion, and nothing is changed."""
     catalog = Catalog(store, mutable=True)
     catalog.save(NAME, 1)
-    set_pointer(store, written, newer(store.pointers.read(written)))
+    newer(catalog, written)
     before = store.pointers.all
     with pytest.raises(UnsupportedVersion, match="upgrade offload"):
         change(catalog)
     assert store.pointers.all == before
+
+
+@pytest.mark.parametrize("written", (pointer("1"), name_pointer("default", NAME)))
+def test_a_claim_to_be_newer_is_signed(catalog, store, written):
+    """Who can write to the store but doesn't know the key can't pass for a newer offload: that is
+    an altered value, which blocks an object no longer than any other.
+    """
+    catalog.save(NAME, 1)
+    value = store.pointers.read(written)
+    set_pointer(store, written, value.replace(b'"format":1', b'"format":9'))
+    with pytest.raises(IntegrityError, match="altered"):
+        catalog.load(NAME)
+    catalog.mend()
+    assert catalog.save(NAME, 2).version == "2"
+    assert catalog.load(NAME) == 2
 
 
 # -- lost states of names
@@ -476,13 +530,13 @@ def test_announced_versions_are_forgotten(catalog, store):
     with pytest.raises(StoreUnavailable):
         catalog.save("gone", 1)
     store.pointers.before.clear()
-    state = name_pointer("default", "gone")
+    state = lambda: catalog._pointers.state("gone")[1]
     assert catalog.mend() == 0
-    assert store.pointers.read(state) is not None
+    assert state().keys == {"1"}
     catalog._content().now = lambda: 1e12
     catalog._content().signing._clock = lambda: 0.0
     assert catalog.mend() == 1
-    assert store.pointers.read(state) is None
+    assert state() == NameState(last=1)
 
 
 def test_too_many_versions(catalog, store):
@@ -498,6 +552,37 @@ def test_too_many_versions(catalog, store):
             catalog.save(NAME, number, f"9999999999999999999999999.{number}")
     assert catalog.load(NAME, "9300") == "last"
     assert catalog.remove(NAME, "9301") == 1
+
+
+def test_many_versions_at_once(catalog, store):
+    """Thousands of versions may be saved within an hour: a list that gets too long leaves out when
+    those were announced that have been written, and keeps it of others.
+    """
+    content = catalog._content()
+    now, keys = content.now(), content.signing.keys
+    catalog.save(NAME, 1)
+    value = store.pointers.read(pointer("1"))
+    many, waiting = list(map(str, range(1, 1_900))), ["0.1", "2000.5"]
+    for number in many[1:]:
+        set_pointer(store, pointer(number), value)
+    set_pointer(store, pointer("2000.5"), value)
+    recent = dict.fromkeys([*many, *waiting], now)
+    state = NameState(frozenset(recent), recent, last=1_900)
+    longer = {f"0.{'1' * 24}{n}" for n in range(1_000)}
+    while True:  # until it is full
+        fuller = state.found([longer.pop()])
+        try:
+            written = write_state(fuller, name_pointer("default", NAME), keys)
+        except CatalogError:
+            break
+        state, last = fuller, written
+    set_pointer(store, name_pointer("default", NAME), last)
+    for _ in range(3):
+        saved = catalog.save(NAME, "next").version
+    assert saved == "2003"
+    found = catalog._pointers.state(NAME)[1]
+    assert found.keys == state.keys | {"2001", "2002", "2003"}
+    assert {*waiting} <= set(found.recent) <= {*waiting, "2001", "2002", "2003"}
 
 
 def test_a_full_list_can_be_shortened(catalog):

@@ -10,6 +10,7 @@ import pytest
 from offload import Catalog
 from offload.catalog.lifetime import named_blobs, sweep_holds
 from offload.catalog.names import record_pointer
+from offload.catalog.records import seal
 from offload.errors import BlobMissing, StoreUnavailable, UnsupportedVersion
 from offload.gc import sweep
 from offload.stores.file import FileStore
@@ -216,7 +217,8 @@ def test_records_that_cannot_be_read(store, clock, caplog):
     before = live(store)
     pointer = record_pointer("default", "a", "1")
     value = store.pointers.read(pointer)
-    for text in (b"rubbish", value.replace(b'"format":1', b'"format":9')):
+    newer = seal(pointer, {"format": 9}, catalog._content().signing.keys)
+    for text in (b"rubbish", newer):
         store.pointers.swap(pointer, store.pointers.read(pointer), text)
         settle(store, clock)
         assert live(store) == before

@@ -12,6 +12,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from offload.catalog.names import name_pointer
+from offload.catalog.records import seal
 from offload.cli import offload
 from tests.support.round_trips import Wire
 from tests.support.wire import make_wire
@@ -260,7 +261,8 @@ def test_what_cannot_be_removed_is_named(command):
     pointers = command.wire.hook.store.pointers
     state = name_pointer("default", "newer")
     before = pointers.read(state)
-    pointers.swap(state, before, before.replace(b'"format":1', b'"format":9'))
+    newer = seal(state, {"format": 9}, command.catalog._content().signing.keys)
+    pointers.swap(state, before, newer)
     done = command.json("rm", "newer", NAME, "--all", "-y", code=1)
     assert done["removed"] == {"newer": 0, NAME: 1}
     assert "newer offload" in done["errors"]["newer"]
