@@ -43,16 +43,15 @@ from offload.hooks import (
     shipped_exceptions,
     stored_states,
 )
-from offload.hooks.banner import add_to_banner, log_summary
 from offload.hooks.celery_internals import patch
 from offload.hooks.delivery import Delivery, current_delivery, running
 from offload.hooks.memo import Call, Memos
 from offload.hooks.message import EMBED, MALFORMED, described
-from offload.hooks.options import GUARD
+from offload.hooks.options import GUARD, saved_name
 from offload.hooks.renewal import Renewer
 from offload.hooks.return_value import keep_result
 from offload.hooks.runtime import Runtime
-from offload.hooks.save_as import name_of
+from offload.hooks.startup import add_to_banner, log_summary
 from offload.hooks.usercode import Resent, guard_task, resending
 from offload.memo.flight import Busy
 from offload.memo.results import Answer
@@ -316,7 +315,7 @@ def _execute(
     if delivery.error is not None:
         _fail(runtime, task, delivery, delivery.error)
     template = None if delivery.facts is None else delivery.facts.options.save_as
-    name = None if template is None else name_of(template, task, runtime.clock())
+    name = None if template is None else saved_name(template, task, runtime.clock())
     call = delivery.memo
     if call is None:
         result = function(*args, **kwargs)

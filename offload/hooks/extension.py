@@ -19,7 +19,7 @@ from offload.hooks import (
     execute,
     prefetch,
     requests,
-    result_meta,
+    result_refs,
     results,
     startup,
     usercode,
@@ -355,7 +355,7 @@ def _install(runtime: Runtime, app: Any) -> None:
     app.steps["consumer"].add(execute.CheckTracers)
     control.register_gc_task(runtime, app)
     check.register_check_task(runtime, app)
-    for hooks in (execute, requests, control, usercode, direct, results, result_meta, prefetch):
+    for hooks in (execute, requests, control, usercode, direct, results, result_refs, prefetch):
         hooks.install()
     events.install()
     startup.check_early(runtime, app)

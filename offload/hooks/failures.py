@@ -23,8 +23,7 @@ from kombu.serialization import dumps, loads
 
 from offload.content.holds import Hold
 from offload.errors import FailureTruncated, OffloadError, StoreError, StoreUnavailable
-from offload.hooks.result_meta import ResultMeta
-from offload.hooks.result_refs import Encoded
+from offload.hooks.result_refs import Encoded, ResultMeta
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref, has_wire_form
 from offload.serializers.choose import certainly_small

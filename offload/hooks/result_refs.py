@@ -1,20 +1,38 @@
-"""References in place of large results, and of other things that the result backend stores."""
+"""References in place of large results, and of other things that the result backend stores.
+
+The value of a reference is fetched when it is accessed. A chain's ``get()`` reads its parents only
+to raise a failure, and a result set fetches the values of its parts together, once all of them
+have arrived.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NoReturn
 
-from celery.result import ResultBase
+from celery import states
+from celery.result import AsyncResult, ResultBase, ResultSet
 
 from offload.content.holds import Hold
+from offload.content.store import ContentStore
+from offload.errors import BlobMissing, OffloadError
+from offload.hooks.celery_internals import (
+    RAISE_PARENT_ERROR,
+    TAKE_META,
+    known_meta,
+    parents_of,
+    patch,
+)
 from offload.hooks.delivery import current_delivery, running
-from offload.hooks.runtime import Runtime
+from offload.hooks.message import described
+from offload.hooks.runtime import Runtime, reading_as_refs
 from offload.ref import Ref, looks_like_ref
 from offload.serializers.base import Payload
 from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
-
-__all__ = ("Encoded", "can_skip", "options_of", "result_ref")
 
 _ANY_SERIALIZER = ""
 
@@ -90,3 +108,230 @@ def result_ref(
     if not isinstance(found, Payload):
         return found
     return writer.put_or_inline(found, hold=hold, value=result, celery_serializer=serializer)
+
+
+_CHORD_UNLOCK = "celery.chord_unlock"
+_USER_CALLBACKS = ("on_message", "on_interval")
+"""Functions of the user's that a result set calls while it waits."""
+_READS = ("get", "maybe_throw", "result")
+"""Attributes of a result that return its value."""
+
+_joining: ContextVar[bool] = ContextVar("offload_results_joining", default=False)
+"""Whether a result set gathers its parts, whose values are fetched once all have arrived."""
+
+
+@contextmanager
+def _set_joining(value: bool) -> Iterator[None]:
+    token = _joining.set(value)
+    try:
+        yield
+    finally:
+        _joining.reset(token)
+
+
+def _wants_refs() -> bool:
+    """Return whether a stored result is read as its Ref in this context."""
+    delivery = current_delivery()
+    return reading_as_refs.get() or (delivery is not None and delivery.task.name == _CHORD_UNLOCK)
+
+
+class ResultMeta(dict):  # type: ignore[type-arg]
+    """A result's metadata whose ``result`` is resolved when it is accessed.
+
+    So reading a task's state, or anything else about it, downloads nothing. As with plain Celery,
+    one result object returns the same value object every time.
+
+    Attributes:
+        wire: the wire text of the reference, unverified.
+        holder: the holder of the value of a state that another one will replace; else empty.
+    """
+
+    def __init__(self, meta: dict[str, Any], runtime: Runtime, wire: str, holder: str = "") -> None:
+        super().__init__(meta)
+        self.wire = wire
+        self.holder = holder
+        self._runtime = runtime
+        self._ref: Ref[Any] | None = None
+        self._is_filled = False
+
+    @property
+    def ref(self) -> Ref[Any]:
+        """The result's reference, opened once. Raises InvalidRef."""
+        if self._ref is None:
+            self._ref = self._runtime.results_content.open(self.wire)
+        return self._ref
+
+    def fill(self, value: Any) -> None:
+        """Set the value of the reference."""
+        self["result"] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._is_filled = self._is_filled or key == "result"
+
+    def __getitem__(self, key: str) -> Any:
+        if key != "result" or self._is_filled:
+            return super().__getitem__(key)
+        if _joining.get():
+            return self
+        if _wants_refs():
+            return self.ref
+        try:
+            self.fill(self.ref.get())
+        except OffloadError as exc:
+            self.fail(exc)
+        return super().__getitem__(key)
+
+    def fail(self, exc: OffloadError) -> NoReturn:
+        """Raise *exc* with the name of the task and, if the value is lost, a likely reason."""
+        name = str(dict.get(self, "name") or dict.get(self, "task_id"))
+        if exc.task is not None:
+            raise exc
+        if not isinstance(exc, BlobMissing):
+            raise described(exc, name, "result") from exc
+        new = type(exc)(
+            f"{exc}. A result's value is kept for result_expires after it was stored, or until the "
+            "result is forgotten or the backend is cleaned up",
+            digest=exc.digest or self.ref.digest,
+            store=exc.store,
+        )
+        raise described(new, name, "result") from exc
+
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()  # so that dict(meta) accesses each item
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401 (this is dict.get)
+
+    def items(self) -> Any:
+        return self._whole().items()
+
+    def values(self) -> Any:
+        return self._whole().values()
+
+    def copy(self) -> dict[str, Any]:
+        return self._whole()
+
+    def update(self, *given: Any, **more: Any) -> None:
+        for key, value in dict(*given, **more).items():
+            self[key] = value
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self:
+            self[key]  # resolve it
+        return super().pop(key, *default)
+
+    def __reduce__(self) -> Any:
+        return dict, (self._whole(),)
+
+    def _whole(self) -> dict[str, Any]:
+        """Return a plain dict with the result's value."""
+        return {key: self[key] for key in self}
+
+    def __copy__(self) -> ResultMeta:
+        return self
+
+
+def install() -> None:
+    """Hook results to read no more than they need; once per process."""
+    patch(AsyncResult, RAISE_PARENT_ERROR, _raise_parent_error)
+    patch(AsyncResult, TAKE_META, _not_joining)
+    for name in ("join", "join_native"):
+        patch(ResultSet, name, _join_together)
+
+
+def _raise_parent_error(_original: Callable[..., Any]) -> Callable[[Any], None]:
+    def maybe_reraise_parent_error(self: Any) -> None:
+        for node in reversed(parents_of(self)):
+            _raise_error(node)
+
+    return maybe_reraise_parent_error
+
+
+def _raise_error(node: Any) -> None:
+    """Raise the error of a failed result, or of the first failed one in a set.
+
+    A chord's ``get()`` does this for all parts whenever one of them arrives. So parts that are
+    known to have succeeded are skipped first, and no reference is opened.
+    """
+    if not isinstance(node, ResultSet):
+        if node.state in states.PROPAGATE_STATES:
+            node.maybe_throw()
+        return
+    for result in node.results:
+        meta = known_meta(result)
+        if meta is None or dict.__getitem__(meta, "status") != states.SUCCESS:
+            _raise_error(result)
+
+
+def _join_together(original: Callable[..., Any]) -> Callable[..., Any]:
+    parameters = inspect.signature(original)
+
+    def join(self: Any, *args: Any, **options: Any) -> Any:
+        given = parameters.bind(self, *args, **options).arguments
+        runtime = getattr(self.app, "_offload", None)
+        # A callback takes one value at a time. A nested set is resolved with the outer one.
+        if runtime is None or given.get("callback") or _joining.get() or _wants_refs():
+            return original(self, *args, **options)
+        if not all(map(_is_celerys, self.results)):
+            return original(self, *args, **options)
+        given.update(
+            {name: _not_joining(given[name]) for name in _USER_CALLBACKS if given.get(name)}
+        )
+        with _set_joining(True):
+            values = original(**given)
+        _resolve_all(runtime.results_content, list(_unresolved(self, values)))
+        return values
+
+    return join
+
+
+def _not_joining(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap *function*, which calls user code, so that results read in it have values."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        if not _joining.get():
+            return function(*args, **options)
+        with _set_joining(False):
+            return function(*args, **options)
+
+    return call
+
+
+def _is_celerys(result: Any) -> bool:
+    """Return whether only Celery's own code reads the value of *result* in a join."""
+    is_set = isinstance(result, ResultSet)
+    own = (ResultSet, ("get", "join", "join_native")) if is_set else (AsyncResult, _READS)
+    if any(getattr(type(result), name, None) is not getattr(own[0], name) for name in own[1]):
+        return False
+    return not is_set or all(map(_is_celerys, result.results))
+
+
+def _unresolved(results: Any, values: list[Any]) -> Iterator[tuple[list[Any], int]]:
+    """Yield the places in the items of a result set where metadata stands instead of a value."""
+    for at, (result, value) in enumerate(zip(results.results, values, strict=True)):
+        if isinstance(value, ResultMeta):
+            yield values, at
+        elif isinstance(result, ResultSet) and isinstance(value, list):
+            yield from _unresolved(result, value)
+
+
+def _resolve_all(content: ContentStore, places: Sequence[tuple[list[Any], int]]) -> None:
+    """Fetch the values of *places* together, and put them there."""
+    metas: list[ResultMeta] = [values[at] for values, at in places]
+    refs = [meta.ref for meta in metas]
+    own = all(
+        ref.resolve == content.reader.get for ref in refs
+    )  # or another app's, in the same set
+    found = content.reader.get_all(refs) if own else map(Ref.get, refs)
+    for (values, at), meta in zip(places, metas, strict=True):
+        try:
+            values[at] = next(found)
+        except OffloadError as exc:
+            meta.fail(exc)
+        meta.fill(values[at])

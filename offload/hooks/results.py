@@ -20,7 +20,7 @@ from kombu.exceptions import DecodeError
 
 from offload.content.holds import Hold
 from offload.errors import InvalidRef, KeyUnavailable, OffloadError
-from offload.hooks import failures, progress, shipped_exceptions
+from offload.hooks import failures, shipped_exceptions
 from offload.hooks.celery_internals import (
     CALL_ERRBACKS,
     RESULT_META,
@@ -43,12 +43,13 @@ from offload.hooks.release import (
     release,
 )
 from offload.hooks.requests import readable
-from offload.hooks.result_meta import ResultMeta
-from offload.hooks.result_refs import Encoded
+from offload.hooks.result_refs import Encoded, ResultMeta
 from offload.hooks.runtime import Runtime, results_as_refs
 from offload.hooks.shipped_exceptions import hook_exceptions
 from offload.hooks.stored_states import (
+    is_progress,
     part_failure,
+    progress_meta,
     put_state,
     read_row,
     replace_state,
@@ -141,8 +142,8 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
             made: Any = failures.FailureMeta(
                 meta, runtime, backend, stored, exception_to_python, held_by
             )
-        elif text is None and progress.is_progress(stored):
-            made = progress.progress_meta(runtime, meta, _task_id(meta))
+        elif text is None and is_progress(stored):
+            made = progress_meta(runtime, meta, _task_id(meta))
         else:
             made = meta if text is None else ResultMeta(meta, runtime, str(text))
         if (read := _read.get()) is not None:

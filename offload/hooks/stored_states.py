@@ -1,4 +1,8 @@
-"""Failures and progress in the result backend: store large ones, and release what they replace."""
+"""Failures and progress in the result backend: store large ones, and release what they replace.
+
+Large progress (``update_state(meta=…)``) leaves a small dict in the backend, which any reader can
+decode: those without offload see in it what to do.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,10 @@ from typing import Any, NamedTuple
 from celery import states
 
 from offload.content.holds import Hold, holder
-from offload.hooks import failures, progress
+from offload.errors import OffloadError
+from offload.hooks import failures
 from offload.hooks.delivery import Delivery, is_redelivered, running
-from offload.hooks.message import HELD
+from offload.hooks.message import HELD, described, wire_form
 from offload.hooks.release import (
     UNIQUE,
     Releaser,
@@ -22,12 +27,10 @@ from offload.hooks.release import (
     result_ttl,
     state_ttl,
 )
-from offload.hooks.result_meta import ResultMeta
-from offload.hooks.result_refs import Encoded, options_of
+from offload.hooks.result_refs import Encoded, ResultMeta, can_skip, options_of, result_ref
 from offload.hooks.runtime import Runtime
-from offload.ref import Ref
-
-__all__ = ("part_failure", "put_state", "read_row", "replace_state", "stored_ref")
+from offload.ref import Ref, has_wire_form, looks_like_ref
+from offload.settings import TaskOptions
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ def put_state(
     """Store what a task's state consists of, if it is large; None if it is stored as usual."""
     name, options = options_of(runtime, task_id, request)
     if state not in states.EXCEPTION_STATES:
-        put = progress.put(runtime, backend, task_id, result, state, name=name, options=options)
+        put = put_progress(runtime, backend, task_id, result, state, name=name, options=options)
         if put is None:
             return None
         encoded, ref, held_by = put
@@ -189,3 +192,73 @@ def stored_ref(runtime: Runtime, backend: Any, task_id: str) -> tuple[Ref[Any], 
     except Exception as exc:  # forgetting a result must work nevertheless
         logger.info("result %s keeps its value until it expires: %s", task_id, exc)
     return None
+
+
+_REF, _HELD, _HINT = "offload_progress", "offload_holder", "offload"
+_READ_IT = "install or upgrade offload here and call Offload(app)"
+
+
+def put_progress(
+    runtime: Runtime,
+    backend: Any,
+    task_id: str,
+    value: Any,
+    state: str,
+    *,
+    name: str,
+    options: TaskOptions,
+) -> tuple[Encoded, Ref[Any], str] | None:
+    """Store a large value of a state that isn't a failure; None if it is stored as usual.
+
+    Returns what replaces it, its reference, and the holder of its value.
+
+    Raises OffloadError, which names the task.
+    """
+    forged = type(value) is dict and _REF in value
+    if not forged and can_skip(value, options.threshold):
+        return None
+    stays = runtime.settings.mode != "on" or not (options.enabled and options.results)
+    if stays and not (forged or looks_like_ref(value) or isinstance(value, Ref)):
+        if runtime.settings.mode == "observe":
+            result_ref(runtime, options, value, backend.serializer, Hold(0.0))  # counts it
+        return None
+    is_result = state == states.SUCCESS
+    salt = "" if is_result or forged or looks_like_ref(value) or isinstance(value, Ref) else UNIQUE
+    suffix = new_suffix(salt)
+    held_by = holder("result", task_id) if is_result else progress_holder(task_id, suffix)
+    ttl = result_ttl(runtime, options) if is_result else state_ttl(runtime, options)
+    hold = Hold(ttl, held_by)
+    with runtime.counters.about(name, "result" if is_result else "progress"):
+        try:
+            ref = result_ref(runtime, options, value, backend.serializer, hold, salt and suffix)
+            if ref is None and forged:
+                writer = runtime.content.writer
+                ref = writer.put(value, celery_serializer=backend.serializer, hold=hold)
+        except OffloadError as exc:
+            runtime.counters.failed(exc)
+            raise described(exc, name, "result" if is_result else "progress") from exc
+    if ref is None:
+        return None
+    if is_result:
+        return Encoded(wire_form(ref, backend.serializer)), ref, held_by
+    hint = f"{ref.shown}: {_READ_IT}"
+    return Encoded({_REF: ref.wire, _HELD: suffix, _HINT: hint}), ref, held_by
+
+
+def is_progress(stored: Any) -> bool:
+    """Return whether *stored*, as the backend has it, stands for large progress."""
+    return (
+        type(stored) is dict
+        and stored.keys() == {_REF, _HELD, _HINT}
+        and isinstance(stored[_REF], str)
+        and has_wire_form(stored[_REF])
+    )
+
+
+def progress_meta(runtime: Runtime, meta: dict[str, Any], task_id: str) -> ResultMeta:
+    """Return metadata whose ``result``, large progress, is fetched when it is accessed."""
+    stored = meta["result"]
+    text, suffix = stored[_REF], str(stored[_HELD])
+    held_by = progress_holder(task_id, suffix if suffix.isalnum() else "")
+    meta = {**meta, "result": None}
+    return ResultMeta(meta, runtime, text, held_by)

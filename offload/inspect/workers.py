@@ -14,7 +14,7 @@ from kombu.pidbox import Mailbox
 
 from offload.content.signing import stored_keys
 from offload.errors import OffloadError
-from offload.hooks.process_state import state_of
+from offload.hooks.control import state_of
 from offload.hooks.runtime import Runtime
 from offload.ref import Keys
 
@@ -41,7 +41,7 @@ class Worker:
 
     Attributes:
         name: its node name.
-        reply: of `offload.hooks.process_state.state_of` there, cut to bounded size; empty unless
+        reply: of `offload.hooks.control.state_of` there, cut to bounded size; empty unless
             *state* is ``connected``.
         reason: why it isn't, for people.
     """

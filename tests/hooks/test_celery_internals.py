@@ -25,8 +25,8 @@ from celery.worker.request import Request
 from kombu import Connection
 from kombu.transport import redis
 
-from offload.hooks import banner
 from offload.hooks import celery_internals as internals
+from offload.hooks import startup
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_workers_banner_names_the_result_backend():
     """Celery's banner has the line under which offload's stands; its text comes from
     ``startup_info``.
     """
-    assert f"\n{banner._ABOVE}     {{results}}\n" in BANNER
+    assert f"\n{startup._ABOVE}     {{results}}\n" in BANNER
     assert "BANNER.format" in inspect.getsource(Worker.startup_info)
 
 

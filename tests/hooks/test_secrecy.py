@@ -18,7 +18,7 @@ from offload import ConfigurationError, Offload, OffloadError
 from offload.cli import offload as command
 from offload.dashboard import dashboard
 from offload.doctor import examine
-from offload.hooks.process_state import state_of
+from offload.hooks.control import state_of
 from offload.settings import Settings
 
 CANARY = "hunter2canary"
