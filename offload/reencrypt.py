@@ -21,10 +21,9 @@ from offload.catalog.names import BUCKETS, NAMES, RECORDS, object_of
 from offload.catalog.pointers import CatalogPointers
 from offload.catalog.records import read_record, seal, unseal, write_record
 from offload.classes.versions import FOLDER, Storage, versions_in
-from offload.content.compression import MAX_OVERHEAD, decode
+from offload.content.encoding import MAX_OVERHEAD, decode
 from offload.content.manifest import CHUNK, Manifest, read_root, rewrite_chunks, root_limit
-from offload.content.pins import Pins
-from offload.content.store import ContentStore
+from offload.content.store import ContentStore, Pins
 from offload.digest import Buffer, Digest
 from offload.encryption.blobs import BlobCipher, key_id_of_blob
 from offload.encryption.keys import EncryptionKey

@@ -19,10 +19,9 @@ from offload.catalog.lifetime import named_blobs
 from offload.catalog.names import RECORDS, name_pointer, record_pointer
 from offload.catalog.pointers import CatalogPointers, State
 from offload.catalog.records import Record, write_record
-from offload.content.compression import MAX_OVERHEAD
+from offload.content.encoding import MAX_OVERHEAD, read_blob
 from offload.content.manifest import CHUNK, root_limit
 from offload.content.store import ContentStore
-from offload.content.verify import read_blob
 from offload.digest import Buffer, Digest
 from offload.encryption.keys import Keyring
 from offload.errors import BlobMissing, IntegrityError, StoreError

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 from offload.catalog.names import RECORDS, decode, record_pointer
 from offload.catalog.records import Record, read_record
-from offload.content.compression import MAX_OVERHEAD
+from offload.content.encoding import MAX_OVERHEAD, read_blob
 from offload.content.manifest import SINGLE, read_root, root_limit
-from offload.content.verify import read_blob
 from offload.digest import Buffer, Digest
 from offload.errors import BlobMissing, ConfigurationError, IntegrityError, UnsupportedVersion
 from offload.stores.capabilities import chunk_size_of, hold_tracking_of

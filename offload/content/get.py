@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from offload.content.cache import AT_ONCE, Assembly, InMemory, NodeCache
-from offload.content.compression import MAX_OVERHEAD
 from offload.content.digest_cache import KnownBlobs
+from offload.content.encoding import MAX_OVERHEAD, read_blob
 from offload.content.manifest import (
     ALIGNMENT,
     HEAD_LIMIT,
@@ -20,7 +20,6 @@ from offload.content.manifest import (
 )
 from offload.content.memory import allocate
 from offload.content.retrying import Retrying
-from offload.content.verify import read_blob
 from offload.digest import Buffer, Digest
 from offload.errors import (
     BlobMissing,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from offload.content.compression import MAX_OVERHEAD
 from offload.content.digest_cache import KnownBlobs
+from offload.content.encoding import MAX_OVERHEAD
 from offload.content.get import Reader
 from offload.content.manifest import ROOT_LIMIT, SINGLE
 from offload.content.retrying import Retrying

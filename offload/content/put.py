@@ -10,9 +10,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from offload.content.ahead import HashAhead
-from offload.content.compression import encoder
 from offload.content.digest_cache import DigestCache
-from offload.content.encoding import BlobEncoder
+from offload.content.encoding import BlobEncoder, encoder
 from offload.content.holds import Hold, Holds
 from offload.content.manifest import Packed, pack
 from offload.content.memory import Memory

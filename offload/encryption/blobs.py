@@ -30,7 +30,7 @@ from offload.encryption.sealing import is_sealed, key_id_of, open_sealed, seal
 from offload.errors import IntegrityError, KeyUnavailable
 
 MARK = b"\x02"
-_PLAIN = b"\x00"  # see `offload.content.compression`
+_PLAIN = b"\x00"  # see `offload.content.encoding`
 _KINDS = (_PLAIN, b"\x01")
 _NONCE = 12
 _AT = 2 + ID_BYTES  # of the nonce

@@ -27,10 +27,9 @@ from offload.classes.shipping import Shipping
 from offload.content.cache import NodeCache, open_cache
 from offload.content.holds import Hold
 from offload.content.observe import LEAST, Observer
-from offload.content.pins import Pins
 from offload.content.progress_bar import progress_bar
 from offload.content.retrying import Retrying
-from offload.content.store import ContentStore
+from offload.content.store import ContentStore, Pins
 from offload.encryption.keys import Keyring, keyring_of
 from offload.errors import ConfigurationError, InvalidRef, OffloadError, SerializationError
 from offload.hooks.default_store import check_store, open_app_store

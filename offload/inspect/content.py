@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from offload.content.compression import MAX_OVERHEAD, decode_prefix
+from offload.content.encoding import MAX_OVERHEAD, decode_prefix, read_blob
 from offload.content.manifest import (
     INSPECTED,
     ROOT_LIMIT,
@@ -20,7 +20,6 @@ from offload.content.manifest import (
     read_root,
     root_limit,
 )
-from offload.content.verify import read_blob
 from offload.digest import Buffer, Digest
 from offload.errors import IntegrityError
 from offload.stores.capabilities import BlobPeek, blob_inspection_of

@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.content.compression import MAX_OVERHEAD, decode, decode_into, encoder
+from offload.content.encoding import MAX_OVERHEAD, decode, decode_into, encoder
 from offload.errors import IntegrityError
 
 MiB = 1024**2

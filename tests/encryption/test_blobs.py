@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload import IntegrityError, KeyUnavailable
-from offload.content.compression import PLAIN
+from offload.content.encoding import PLAIN, read_blob, read_blob_into
 from offload.content.manifest import CHUNK
-from offload.content.verify import read_blob, read_blob_into
 from offload.digest import digest_of
 from offload.encryption.blobs import BLOB_OVERHEAD, BlobCipher, key_id_of_blob
 from offload.encryption.keys import EncryptionKey, Keyring, expand

@@ -15,7 +15,7 @@ import pytest
 from offload import IntegrityError, KeyUnavailable
 from offload.content import cache, encoding, get, memory
 from offload.content.cache.folder import Folder
-from offload.content.compression import encoder as encoder_of
+from offload.content.encoding import encoder as encoder_of
 from offload.encryption import blobs
 from offload.encryption.keys import Keyring
 from offload.metrics.counters import Counters

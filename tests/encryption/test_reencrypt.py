@@ -10,8 +10,7 @@ import pytest
 from offload import Catalog, ConfigurationError
 from offload.classes.versions import PointerNames, Record, Storage, StoredVersion
 from offload.content.manifest import CHUNK
-from offload.content.pins import Pins
-from offload.content.store import ContentStore
+from offload.content.store import ContentStore, Pins
 from offload.digest import digest_of
 from offload.encryption.keys import EncryptionKey, Keyring
 from offload.metrics.counters import Counters

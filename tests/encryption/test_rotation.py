@@ -87,10 +87,10 @@ def test_reading_hashes_content_once_whatever_key_it_has(parts, monkeypatch):
         keys.append(key)
         return digest_of(given, key, **options)
 
-    from offload.content import verify
+    from offload.content import encoding
 
-    digest_of = verify.digest_of
-    monkeypatch.setattr(verify, "digest_of", counted)
+    digest_of = encoding.digest_of
+    monkeypatch.setattr(encoding, "digest_of", counted)
     rotated = parts.another(encryption_keys=[SECOND, FIRST], secret=SECRET)
     assert rotated.open(ref.wire).get() == bytes(5 << 20)
 

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from offload.classes.hashing import identify
 from offload.classes.scope import Scope
-from offload.content.compression import decode, decode_prefix
+from offload.content.encoding import decode, decode_prefix
 from offload.content.manifest import pack, read_prefix, read_root
 from offload.errors import OffloadError
 from offload.inspect.preview import preview

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from offload.content.encoding import read_blob, read_blob_into
 from offload.content.manifest import ALIGNMENT, CHUNK, ROOT_LIMIT, Manifest, Piece, read_root
 from offload.content.memory import Memory, allocate, map_file
-from offload.content.verify import read_blob, read_blob_into
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import IntegrityError
 
