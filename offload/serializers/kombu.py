@@ -29,8 +29,9 @@ def is_kombus_own(celery_serializer: str) -> bool:
     found = codec(celery_serializer)
     if home is None or found is None:
         return False
-    encoder, decoder = (getattr(each, "__module__", None) for each in found)
-    return (encoder, decoder) in home
+    encoder, decoder = found
+    modules = getattr(encoder, "__module__", None), getattr(decoder, "__module__", None)
+    return modules in home
 
 
 def name_of(content_type: str) -> str:

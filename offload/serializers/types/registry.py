@@ -106,6 +106,8 @@ BUILT_IN: dict[str, BuiltIn] = {
 }
 """By package, whose name also starts the names of its types."""
 
+_TRIGGERS = frozenset(built_in.imported for built_in in BUILT_IN.values())
+
 _CARRIED = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 """Packages whose types the tree knows, so that a miss is no reason to look further."""
 
@@ -244,7 +246,7 @@ def holds_registered(value: Any) -> bool:
     Looks into Python's own containers, level by level, so that nearly all of it runs in C.
     An implied type that JSON can carry doesn't count: its instances change only with others.
     """
-    if not (_by_type or _pending or _imported()):
+    if not (_by_type or _pending) and sys.modules.keys().isdisjoint(_TRIGGERS):
         return False
     level: Any = (value,)
     seen: set[int] = set()
@@ -258,10 +260,6 @@ def holds_registered(value: Any) -> bool:
             return False
         level = list(chain.from_iterable(_items(level, seen)))
     return False
-
-
-def _imported() -> bool:
-    return any(built_in.imported in sys.modules for built_in in BUILT_IN.values())
 
 
 def _items(level: Any, seen: set[int]) -> Iterator[Any]:

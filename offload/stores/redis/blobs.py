@@ -208,7 +208,8 @@ class RedisBlobs:
             )
             # Extend those that exist; one may expire just before, and is stored after all.
             old = [digest for digest, stored in zip(batch, answers, strict=True) if not stored]
-            batch = {digest: batch[digest] for digest in self._extend(old, life)}
+            missing = self._extend(old, life) if old else ()
+            batch = {digest: batch[digest] for digest in missing}
 
     def _extend(self, digests: Sequence[Digest], life: int) -> list[Digest]:
         """Keep blobs at least *life* milliseconds; return those that don't exist."""
@@ -234,9 +235,11 @@ class RedisBlobs:
         GETRANGE returns the same for an empty blob and a missing one.
         """
         empty = [digest for digest, content in zip(batch, contents, strict=True) if not content]
-        exists = self._client.run([("EXISTS", self._key(digest)) for digest in empty])
-        missing = [digest for digest, found in zip(empty, exists, strict=True) if not found]
-        tiers = self._tiers(missing)
+        missing: list[Digest] = []
+        if empty:
+            exists = self._client.run([("EXISTS", self._key(digest)) for digest in empty])
+            missing = [digest for digest, found in zip(empty, exists, strict=True) if not found]
+        tiers = self._tiers(missing) if missing else {}
         for digest, content in zip(batch, contents, strict=True):
             if digest in tiers:
                 raise tier_not_configured(digest, tiers[digest], self._client.url)

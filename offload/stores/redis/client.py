@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Parts
-from offload.stores.redis.driver_errors import ERRORS, driver_errors, translate
+from offload.stores.redis.driver_errors import ERRORS, translate
 from offload.stores.redis.redis_internals import (
     UNLIMITED,
     Command,
@@ -155,7 +155,7 @@ class RedisClient:
         caller does meanwhile may need another one.
         """
         command = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        try:  # `driver_errors` would take three calls more
+        try:
             client: Any = self._drivers.get()
             if (
                 self.replicas
@@ -228,7 +228,7 @@ class RedisClient:
         pattern = escaped(prefix) + "*"
         seen: set[bytes] = set()
         found: list[str] = []
-        with driver_errors(self.url):
+        try:
             for key in self.driver().scan_iter(match=pattern, count=_SCAN, _type=kind):
                 if key not in seen:
                     seen.add(key)
@@ -236,6 +236,8 @@ class RedisClient:
                 if len(found) >= _SCAN:
                     yield found
                     found = []
+        except ERRORS as exc:
+            raise translate(exc, self.url) from exc
         yield found
 
     def each_server(self, command: str) -> Iterator[tuple[str, Any]]:
@@ -244,8 +246,10 @@ class RedisClient:
         nodes = [None] if self.many_keys else client.get_primaries()
         for node in nodes:
             options = {} if node is None else {"target_nodes": node}
-            with driver_errors(self.url):
+            try:
                 answer = client.execute_command(command, **options)
+            except ERRORS as exc:
+                raise translate(exc, self.url) from exc
             yield "" if node is None else node.name, answer
 
     def close(self) -> None:
@@ -256,8 +260,10 @@ class RedisClient:
                 client.close()
 
     def driver(self) -> Driver:
-        with driver_errors(self.url):  # a Cluster's client connects at once
+        try:
             return self._drivers.get()
+        except ERRORS as exc:  # a Cluster's client connects at once
+            raise translate(exc, self.url) from exc
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
         batch = None if self._batches is None or not commands else self._batches[0].next_batch()
@@ -344,7 +350,7 @@ class RedisClient:
     def _sent(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []
-        with driver_errors(self.url):
+        try:
             client: Any = self._drivers.get()
             if not _is_cluster(client):
                 waits = self.replicas and any(command[0] in _WRITES for command in commands)
@@ -361,6 +367,8 @@ class RedisClient:
                 for command in commands:
                     pipeline.execute_command(*command)
                 return list(pipeline.execute(raise_on_error=False))
+        except ERRORS as exc:
+            raise translate(exc, self.url) from exc
 
     def _check_size(self, pool: Any, commands: Sequence[Command], exc: Exception) -> None:
         """Raise StoreError if the connection broke because of a too long string."""

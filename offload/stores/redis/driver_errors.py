@@ -41,22 +41,6 @@ ERRORS = (driver.RedisError, driver.RedisClusterException, OSError)
 """What redis-py raises."""
 
 
-class driver_errors:  # noqa: N801 (used as a function; `contextmanager` would take four times as long)
-    """Raise redis-py's errors in this block as a StoreError about *url*."""
-
-    __slots__ = ("_url",)
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        if isinstance(exc, ERRORS):
-            raise translate(exc, self._url) from exc
-
-
 def is_denied(exc: Exception) -> bool:
     """Return whether one of redis-py's errors reports a missing right."""
     return _NO_RIGHT.search(str(exc)) is not None
