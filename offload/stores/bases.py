@@ -58,16 +58,11 @@ class ExpiringBlobs(ABC):
         exist = self._threads.each(lambda digest: self._extend_one(digest, ttl), asked)
         return {digest for digest, exists in zip(asked, exist, strict=True) if not exists}
 
-    def release(
-        self,
-        digests: Sequence[Digest],  # noqa: ARG002
-        holder: str,
-        grace: float,  # noqa: ARG002
-    ) -> None:
+    def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
         """Do nothing: no holds are tracked."""
         check_holder(holder)
 
-    def holders(self, digest: Digest) -> Mapping[str, float]:  # noqa: ARG002
+    def holders(self, digest: Digest) -> Mapping[str, float]:
         return {}
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:

@@ -259,11 +259,7 @@ class MemoryBlobs:
         return stay
 
     def put(
-        self,
-        blobs: Mapping[Digest, Parts],
-        ttl: float,
-        *,
-        value_size: int | None = None,  # noqa: ARG002
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
         until = self._state.now() + check_ttl(ttl)
         contents = {digest: b"".join(parts) for digest, parts in blobs.items()}

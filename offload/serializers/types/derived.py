@@ -94,7 +94,7 @@ def _dataclass(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, in
             raise NotData(_NO_FIELDS)
         return found
 
-    def decode(data: Any, version: int) -> Any:  # noqa: ARG001 (missing fields have defaults)
+    def decode(data: Any, version: int) -> Any:
         if type(data) is not dict or not data.keys() <= names:
             raise NotDecoded("it has fields that the class here lacks")
         made = object.__new__(kind)
@@ -142,7 +142,7 @@ def _enum(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, int], A
     if issubclass(kind, Flag):
         return (lambda value: value.value), _flag(kind)
 
-    def decode(data: Any, version: int) -> Any:  # noqa: ARG001
+    def decode(data: Any, version: int) -> Any:
         if type(data) is not str or data not in kind.__members__:
             raise NotDecoded("the enum here has no member of this name")
         return kind.__members__[data]
@@ -151,7 +151,7 @@ def _enum(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, int], A
 
 
 def _flag(kind: type[Any]) -> Callable[[Any, int], Any]:
-    def decode(data: Any, version: int) -> Any:  # noqa: ARG001
+    def decode(data: Any, version: int) -> Any:
         if type(data) is not int:
             raise NotDecoded("not the number of a flag")
         return kind(data)
@@ -200,7 +200,7 @@ def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
             found["private"] = dict(private)
         return found
 
-    def decode(data: Any, version: int) -> Any:  # noqa: ARG001
+    def decode(data: Any, version: int) -> Any:
         fields, extra = data["fields"], data.get("extra", {})
         private = data.get("private", {})
         if not private.keys() <= kind.__private_attributes__.keys():

@@ -123,7 +123,7 @@ def _encode_series(series: Any) -> Any:
     return [_encode_geometries(series.array), series.index, series.name, dict(series.attrs)]
 
 
-def _decode_series(data: Any, version: int) -> Any:  # noqa: ARG001
+def _decode_series(data: Any, version: int) -> Any:
     content, index, name, attrs = data
     made = gpd.GeoSeries(_decode_geometries(content), index=index, name=name)
     made.attrs = attrs
@@ -141,7 +141,7 @@ def _encode_frame(frame: Any) -> Any:
     return [rest, columns, places, arrays, frame.active_geometry_name]
 
 
-def _decode_frame(data: Any, version: int) -> Any:  # noqa: ARG001
+def _decode_frame(data: Any, version: int) -> Any:
     rest, columns, places, arrays, active = data
     if not isinstance(rest, pd.DataFrame) or not isinstance(columns, pd.Index):
         raise NotDecoded("it has no columns")

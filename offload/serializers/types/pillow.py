@@ -48,7 +48,7 @@ def _encode(image: Any) -> Any:
     ]
 
 
-def _decode(data: Any, version: int) -> Any:  # noqa: ARG001
+def _decode(data: Any, version: int) -> Any:
     mode, (width, height), pixels, palette, info = data
     if mode not in _BITS or type(width) is not int or type(height) is not int:
         raise NotDecoded("its mode or size is unknown")

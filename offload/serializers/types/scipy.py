@@ -20,7 +20,7 @@ def _encode_compressed(value: Any) -> Any:
     return [list(value.shape), value.data, value.indices, value.indptr]
 
 
-def _decode_compressed(kind: Any, data: Any, version: int) -> Any:  # noqa: ARG001
+def _decode_compressed(kind: Any, data: Any, version: int) -> Any:
     shape, content, indices, indptr = data
     _check_arrays(indices, indptr)
     made = kind((content, indices, indptr), shape=_shape(shape), copy=False)
@@ -37,7 +37,7 @@ def _encode_coo(value: Any) -> Any:
     return [list(value.shape), value.data, _coords(value)]
 
 
-def _decode_coo(kind: Any, data: Any, version: int) -> Any:  # noqa: ARG001
+def _decode_coo(kind: Any, data: Any, version: int) -> Any:
     shape, content, coords = data
     shape = _shape(shape)
     _check_arrays(*coords)
@@ -58,7 +58,7 @@ def _encode_dia(value: Any) -> Any:
     return [list(value.shape), value.data, value.offsets]
 
 
-def _decode_dia(kind: Any, data: Any, version: int) -> Any:  # noqa: ARG001
+def _decode_dia(kind: Any, data: Any, version: int) -> Any:
     shape, content, offsets = data
     _check_arrays(offsets)
     if not isinstance(content, np.ndarray) or content.ndim != 2 or len(content) != len(offsets):
@@ -73,7 +73,7 @@ def _encode_dok(value: Any) -> Any:
     return [list(value.shape), np.array([*value.values()], value.dtype), keys]
 
 
-def _decode_dok(kind: Any, data: Any, version: int) -> Any:  # noqa: ARG001
+def _decode_dok(kind: Any, data: Any, version: int) -> Any:
     shape, content, keys = data
     shape = _shape(shape)
     if not isinstance(keys, np.ndarray) or keys.dtype != np.int64 or keys.ndim != 2:

@@ -92,7 +92,7 @@ def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
     return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
 
 
-def _decode(kind: Any, data: Any, version: int) -> Any:  # noqa: ARG001
+def _decode(kind: Any, data: Any, version: int) -> Any:
     name, shape, strides, requires_grad, memory = data
     dtype = _DTYPES.get(name) if type(name) is str else None
     if dtype is None:

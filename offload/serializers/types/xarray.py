@@ -30,7 +30,7 @@ def _encode_data(value: Any) -> Any:
     return [list(data.shape), data.ravel().tolist()]  # text, mostly
 
 
-def _decode_variable(data: Any, version: int, kind: Any = xr.Variable) -> Any:  # noqa: ARG001
+def _decode_variable(data: Any, version: int, kind: Any = xr.Variable) -> Any:
     dims, content, attrs = data
     return kind(tuple(dims), _decode_data(content), attrs)
 

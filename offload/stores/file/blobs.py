@@ -51,11 +51,7 @@ class FileBlobs(ExpiringBlobs):
         self._next_turn = 0.0
 
     def put(
-        self,
-        blobs: Mapping[Digest, Parts],
-        ttl: float,
-        *,
-        value_size: int | None = None,  # noqa: ARG002
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
         check_ttl(ttl)
         with self._disk.errors():

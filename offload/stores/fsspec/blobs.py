@@ -37,12 +37,7 @@ class Folder:
     """
 
     def __init__(
-        self,
-        connect: Callable[[], FileSystem],
-        url: str,
-        root: str,
-        *,
-        clock: Callable[[], float],
+        self, connect: Callable[[], FileSystem], url: str, root: str, *, clock: Callable[[], float]
     ) -> None:
         self.url = url
         self.clock = clock
@@ -53,7 +48,7 @@ class Folder:
 
     def beside(self, name: str) -> Folder:
         """Return another folder in the same root."""
-        other: Folder = copy(self)
+        other = copy(self)
         other._name = name
         return other
 
@@ -170,11 +165,7 @@ class FsspecBlobs(ExpiringBlobs):
         self._ahead = ahead
 
     def put(
-        self,
-        blobs: Mapping[Digest, Parts],
-        ttl: float,
-        *,
-        value_size: int | None = None,  # noqa: ARG002
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
         check_ttl(ttl)
         self._threads.each(lambda blob: self._put(*blob, ttl), blobs.items())

@@ -125,16 +125,16 @@ class NoPointers:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def read(self, name: str) -> bytes | None:  # noqa: ARG002
+    def read(self, name: str) -> bytes | None:
         _refuse(self._url)
 
-    def read_all(self, names: Sequence[str]) -> list[bytes | None]:  # noqa: ARG002
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         _refuse(self._url)
 
-    def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:  # noqa: ARG002
+    def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         _refuse(self._url)
 
-    def names(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
+    def names(self, prefix: str = "") -> Iterator[str]:
         _refuse(self._url)
 
 
@@ -144,19 +144,19 @@ class NoLeases:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def acquire(self, name: str, owner: str, ttl: float) -> int | None:  # noqa: ARG002
+    def acquire(self, name: str, owner: str, ttl: float) -> int | None:
         _refuse(self._url)
 
-    def renew(self, name: str, owner: str, ttl: float) -> bool:  # noqa: ARG002
+    def renew(self, name: str, owner: str, ttl: float) -> bool:
         _refuse(self._url)
 
-    def release(self, name: str, owner: str) -> bool:  # noqa: ARG002
+    def release(self, name: str, owner: str) -> bool:
         _refuse(self._url)
 
-    def read(self, name: str) -> LeaseInfo | None:  # noqa: ARG002
+    def read(self, name: str) -> LeaseInfo | None:
         _refuse(self._url)
 
-    def names(self, prefix: str = "") -> Iterator[str]:  # noqa: ARG002
+    def names(self, prefix: str = "") -> Iterator[str]:
         _refuse(self._url)
 
 

@@ -174,11 +174,7 @@ class RedisBlobs:
     # -- storing and reading
 
     def put(
-        self,
-        blobs: Mapping[Digest, Parts],
-        ttl: float,
-        *,
-        value_size: int | None = None,  # noqa: ARG002
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
         life = milliseconds(ttl)
         batch: dict[Digest, Bulk] = {}

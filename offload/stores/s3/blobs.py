@@ -23,14 +23,7 @@ from offload.stores.checks import (
     size_error,
 )
 from offload.stores.protocols import FOREVER, BlobInfo, Parts, SweepItem, size_of
-from offload.stores.s3.client import (
-    GONE_OR_CHANGED,
-    Body,
-    Conditions,
-    Response,
-    S3Client,
-    body_of,
-)
+from offload.stores.s3.client import GONE_OR_CHANGED, Body, Conditions, Response, S3Client, body_of
 from offload.stores.s3.driver_errors import driver_errors
 
 NONCE = 16
@@ -79,13 +72,7 @@ class Life:
 
 class S3Blobs(ExpiringBlobs):
     def __init__(
-        self,
-        client: S3Client,
-        conditions: Conditions,
-        *,
-        skew: float,
-        ahead: float,
-        unnamed: float,
+        self, client: S3Client, conditions: Conditions, *, skew: float, ahead: float, unnamed: float
     ) -> None:
         super().__init__(client.threads)
         self._client = client
@@ -95,11 +82,7 @@ class S3Blobs(ExpiringBlobs):
         self._unnamed = unnamed
 
     def put(
-        self,
-        blobs: Mapping[Digest, Parts],
-        ttl: float,
-        *,
-        value_size: int | None = None,  # noqa: ARG002
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
         self._store(blobs, ttl, replace=False)
 
@@ -360,12 +343,7 @@ class S3Blobs(ExpiringBlobs):
         metadata = self._metadata(ttl, None)
         for _ in range(_TURNS):
             status, _answer = self._client.ask(
-                "put_object",
-                GONE_OR_CHANGED,
-                Key=key,
-                Body=body,
-                Metadata=metadata,
-                **condition,
+                "put_object", GONE_OR_CHANGED, Key=key, Body=body, Metadata=metadata, **condition
             )
             if status == 200:
                 return float(metadata.get(_ASKED, metadata[_TTL])) - self._skew, True

@@ -58,11 +58,7 @@ class SQLiteBlobs:
         return asked - found
 
     def put(
-        self,
-        blobs: Mapping[Digest, Parts],
-        ttl: float,
-        *,
-        value_size: int | None = None,  # noqa: ARG002
+        self, blobs: Mapping[Digest, Parts], ttl: float, *, value_size: int | None = None
     ) -> None:
         ttl = check_ttl(ttl)
         contents = {digest: b"".join(parts) for digest, parts in blobs.items()}
