@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from offload.classes import reducers
-from offload.classes.cpython_internals import CachedFunction, is_dispatching
+from offload.classes.library_internals import CachedFunction, is_dispatching
 from offload.classes.reducers import (
     Functions,
     reduce_class,

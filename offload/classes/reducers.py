@@ -18,10 +18,10 @@ from enum import Enum
 from types import CellType, CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, NamedTuple
 
-from offload.classes.cpython_internals import dataclass_constant
 from offload.classes.definitions import file_of
 from offload.classes.hashing.code import names_in, normalize
 from offload.classes.hashing.values import subclasses_of
+from offload.classes.library_internals import dataclass_constant
 
 _DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
 _MADE_BY_PYTHON = frozenset({"__dict__", "__weakref__", "__annotate_func__", "_abc_impl"})

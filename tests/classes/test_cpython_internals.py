@@ -10,13 +10,13 @@ import typing
 
 import pytest
 
-from offload.classes.cpython_internals import (
+from offload.classes.hashing.values import attributes_of
+from offload.classes.library_internals import (
     abc_registry,
     dataclass_constant,
     is_repr_guard,
     protocol_init,
 )
-from offload.classes.hashing.values import attributes_of
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ from pydantic._internal import _decorators  # noqa: E402 (after importorskip)
 from pydantic.fields import ComputedFieldInfo, ModelPrivateAttr  # noqa: E402
 
 from offload.classes.hashing.values import attributes_of  # noqa: E402
-from offload.classes.pydantic_internals import (  # noqa: E402
+from offload.classes.library_internals import (  # noqa: E402
     model_attributes,
     state_of,
 )

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Union
 
-from offload.classes.cpython_internals import is_dispatching, is_repr_guard
 from offload.classes.hashing.code import ATOMS, HEADER, names_in, normalize, tagged, text
 from offload.classes.hashing.dependencies import MISSING, HashDependencies
 from offload.classes.hashing.values import (
@@ -28,6 +27,7 @@ from offload.classes.hashing.values import (
     subclasses_of,
     write_instance,
 )
+from offload.classes.library_internals import is_dispatching, is_repr_guard
 from offload.classes.scope import Scope, describe_app_part
 from offload.errors import SerializationError
 from offload.text import type_name

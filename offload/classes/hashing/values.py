@@ -17,9 +17,14 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from offload.classes.cpython_internals import CachedFunction, abc_registry, protocol_init
 from offload.classes.hashing.code import normalize, tagged
-from offload.classes.pydantic_internals import model_attributes, state_of
+from offload.classes.library_internals import (
+    CachedFunction,
+    abc_registry,
+    model_attributes,
+    protocol_init,
+    state_of,
+)
 from offload.text import reason_of, type_name
 
 _UNCHANGED = (functools.partial, functools.partialmethod)
