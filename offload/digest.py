@@ -14,8 +14,6 @@ from typing import NewType, Union
 
 from blake3 import blake3
 
-__all__ = ("Buffer", "Digest", "digest_of", "digest_of_few", "digests_of", "parse_digest")
-
 Digest = NewType("Digest", str)
 Buffer = Union[bytes, bytearray, memoryview]
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ("guard_forks", "start_thread")
-
 _OURS = "offload-"  # prefix of the names of offload's threads
 _WAIT = 1.0  # longest delay of a fork in seconds
 _IMPORTING = "<frozen importlib"  # file name prefix of the import system's code

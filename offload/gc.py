@@ -22,8 +22,6 @@ from offload.stores.protocols import Store, SweepItem
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("LastSweep", "SweepReport", "Total", "last_sweep", "sweep")
-
 NAME = "offload/gc"
 """Name of the sweeper's lock and of the pointer that records the last sweep."""
 LEASE = 60.0  # seconds for which a sweeper that crashed blocks others

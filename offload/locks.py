@@ -30,8 +30,6 @@ from offload.stores.capabilities import NotifiesRelease
 from offload.stores.checks import check_name, check_ttl
 from offload.stores.protocols import LeaseInfo, Store
 
-__all__ = ("Lock", "Waited", "break_lock", "list_locks", "process_name")
-
 _PREFIX = "lock/"
 _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.1, 2.0, 1.5  # seconds between attempts to acquire
 

@@ -32,8 +32,6 @@ from offload.ref import Ref
 from offload.stores.capabilities import blob_inspection_of
 from offload.stores.protocols import FOREVER, Store
 
-__all__ = ("PLAIN", "Report", "Under", "count_by_key", "reencrypt")
-
 PLAIN = "none"
 """Stands for a key id where data isn't encrypted."""
 

@@ -43,23 +43,6 @@ from offload.encryption.keys import Keyring
 from offload.errors import InvalidRef, KeyUnavailable, SerializationError, UnsupportedVersion
 from offload.text import human_size, human_time
 
-__all__ = (
-    "ENCRYPTION",
-    "MAX_TYPE",
-    "WIRE_VERSION",
-    "Keys",
-    "Late",
-    "LostValue",
-    "Ref",
-    "claimed_digest",
-    "fingerprint",
-    "has_wire_form",
-    "in_message",
-    "looks_like_ref",
-    "no_refs_within",
-    "wire_text",
-)
-
 T = TypeVar("T")
 Resolve = Callable[["Ref[Any]"], Any]
 

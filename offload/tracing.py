@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-__all__ = ("is_set_up", "note_hit", "note_value", "received", "span")
-
 _NAME = "offload"
 _CHECK_INTERVAL = 0.1  # seconds between checks whether OpenTelemetry was set up
 _NOTHING = nullcontext()

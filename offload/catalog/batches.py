@@ -8,8 +8,6 @@ from typing import Any, Generic, TypeVar
 from offload.errors import OffloadError
 from offload.text import reason_of
 
-__all__ = ("BatchResult", "label_of", "listed", "spread")
-
 T = TypeVar("T")
 
 

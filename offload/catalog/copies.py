@@ -32,8 +32,6 @@ from offload.settings import Settings
 from offload.stores.file import FileStore
 from offload.stores.protocols import FOREVER, Store
 
-__all__ = ("LocalCopies", "MirroredPointers", "content_in", "copy_blobs")
-
 logger = logging.getLogger(__name__)
 
 _KEY = "keys/ref"  # pointer of the key that signs references, if no secret does

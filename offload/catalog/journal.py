@@ -36,8 +36,6 @@ from offload.stores.file import FileStore
 from offload.stores.protocols import FOREVER
 from offload.text import human_size
 
-__all__ = ("Entry", "Journal")
-
 _PURPOSE = "journal"  # of sealed entries, which get another name when they are refused
 _SEALED = b"\x02\x80"  # start of one, see `offload.encryption.sealing`
 _WAITING, _REFUSED = "journal/", "refused/"

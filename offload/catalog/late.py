@@ -13,8 +13,6 @@ from offload.content.store import ContentStore
 from offload.errors import InvalidRef, OffloadError
 from offload.ref import Late, Ref
 
-__all__ = ("pin",)
-
 
 def pin(content: ContentStore, wanted: Sequence[Late]) -> list[Ref[Any] | OffloadError]:
     """Return a reference to what each of *wanted* stands for now, or why there is none.

@@ -27,8 +27,6 @@ from offload.stores.protocols import Store, SweepItem
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("named_blobs", "sweep_holds")
-
 logger = logging.getLogger(__name__)
 
 _KIND = "catalog:"  # start of the holders of records

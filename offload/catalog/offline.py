@@ -37,8 +37,6 @@ from offload.serializers.choose import Registry
 from offload.settings import Settings
 from offload.stores.protocols import Store
 
-__all__ = ("Catalog", "Offline")
-
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])

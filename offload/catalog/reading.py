@@ -30,8 +30,6 @@ from offload.stores.protocols import Store
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ("CatalogReader", "Verify", "about")
-
 Verify = Literal["none", "integrity", "full"]
 
 _VERIFY: dict[Verify, Cached] = {"none": "trust", "integrity": "check", "full": "skip"}

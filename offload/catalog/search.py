@@ -25,8 +25,6 @@ from offload.ref import MAX_TYPE
 from offload.stores.capabilities import TagsWrites
 from offload.text import human_size, human_time
 
-__all__ = ("CatalogStats", "all_records", "matcher", "statistics")
-
 _REWRITE = 100  # records that may have changed before the index is written again
 _KEPT = 7 * 86400.0  # seconds; an index that nobody writes again is deleted
 _SERIALIZER = "json"

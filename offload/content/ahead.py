@@ -12,8 +12,6 @@ from typing import final
 from offload.content.manifest import Chunk, Packed
 from offload.digest import Buffer, Digest
 
-__all__ = ("HashAhead",)
-
 _Each = Callable[[Chunk, Sequence[Buffer]], None]
 
 

@@ -18,8 +18,6 @@ from typing import Any, Generic, TypeVar
 
 from offload.digest import Digest
 
-__all__ = ("DigestCache", "KnownBlobs", "is_immutable")
-
 T = TypeVar("T")
 _MAX_DIGESTS = 1 << 16
 _all: weakref.WeakSet[Any] = weakref.WeakSet()

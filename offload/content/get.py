@@ -40,8 +40,6 @@ from offload.text import human_size
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("Cached", "Reader")
-
 T = TypeVar("T")
 Cached = Literal["trust", "check", "skip"]
 

@@ -19,8 +19,6 @@ from offload.ref import Ref
 from offload.stores.capabilities import DefersReleases, chunk_size_of
 from offload.stores.protocols import FOREVER, PUT, Store
 
-__all__ = ("Hold", "Holds", "holder", "longest_ttl")
-
 _MAX_NAME = 200  # bytes of a task id or pin name that a holder shows unhashed
 _MARGIN = 1.25  # hold longer than needed, so that passing a Ref on soon costs no round trip
 _SKEW = 60.0  # seconds by which publishers' clocks may differ

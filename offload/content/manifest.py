@@ -36,28 +36,6 @@ from offload.encryption.keys import EncryptionKey
 from offload.errors import IntegrityError, SerializationError
 from offload.serializers.base import Payload
 
-__all__ = (
-    "ALIGNMENT",
-    "CHUNK",
-    "HEAD_LIMIT",
-    "ROOT_LIMIT",
-    "Chunk",
-    "Manifest",
-    "ManifestPrefix",
-    "Packed",
-    "Piece",
-    "aligned",
-    "is_fragmented",
-    "is_root",
-    "pack",
-    "read_prefix",
-    "read_root",
-    "read_small_root",
-    "rewrite_chunks",
-    "root_limit",
-    "small_root",
-)
-
 ALIGNMENT = 64
 CHUNK = 4 * 1024**2
 """Bytes of a chunk: the fastest size on Redis, see benchmarks."""

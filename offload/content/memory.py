@@ -13,8 +13,6 @@ from weakref import finalize
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ("Memory", "allocate", "map_file")
-
 _MAPPED = 256 * 1024
 _REUSED = 1024 * 1024
 _PAGE = 4096

@@ -10,9 +10,6 @@ from typing import Any
 
 from offload.errors import ConfigurationError
 
-__all__ = ("progress_bar", "uploading")
-
-
 Shown = tuple[Callable[[int], Any], Callable[[], Any]]
 """Functions that advance a bar by a number of bytes, and close it."""
 

@@ -12,8 +12,6 @@ from typing import TypeVar
 from offload.errors import KeyUnavailable, StoreUnavailable
 from offload.settings import RetryPolicy
 
-__all__ = ("Retrying",)
-
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 

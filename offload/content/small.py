@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
     from offload.encryption.keys import EncryptionKey
 
-__all__ = ("SMALL", "SmallWriter", "Stored", "Upload")
-
 SMALL = 256 * 1024
 """Bytes of the small values of one message, together, from which the store is asked for them before
 they are sent. At 1 Gbit/s they take 2 ms, about the round trip that this saves."""

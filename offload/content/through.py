@@ -17,8 +17,6 @@ from offload.errors import ConfigurationError
 from offload.forks import guard_forks
 from offload.metrics.counters import Counters
 
-__all__ = ("WriteThrough",)
-
 logger = logging.getLogger(__name__)
 
 

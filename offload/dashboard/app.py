@@ -42,8 +42,6 @@ from offload.dashboard.rendering import render
 from offload.dashboard.security import HEALTH, LOOPBACK, Headers, Hosts
 from offload.dashboard.state import DashboardState
 
-__all__ = ("dashboard",)
-
 logger = logging.getLogger(__name__)
 
 _STATIC = Path(__file__).parent / "static"

@@ -15,8 +15,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from offload.dashboard.security import HEALTH, path_of, root_of
 from offload.errors import ConfigurationError
 
-__all__ = ("Auth", "Basic", "Guard", "Token")
-
 _SHORTEST = 16  # characters of a token
 
 

@@ -13,8 +13,6 @@ from typing import Generic, TypeVar
 from offload.errors import OffloadError
 from offload.stores.processes import PerProcess
 
-__all__ = ("BackgroundRefresh", "Refreshed", "TTLCache")
-
 T = TypeVar("T")
 Key = tuple[Hashable, ...]
 

@@ -17,19 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from offload.dashboard.state import state_of
 
-__all__ = (
-    "FIELD",
-    "HEALTH",
-    "LOOPBACK",
-    "Headers",
-    "Hosts",
-    "path_of",
-    "read_form",
-    "root_of",
-    "sign",
-    "token_of",
-)
-
 HEALTH = "/healthz"
 """The path of the health check, which needs no authentication."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")

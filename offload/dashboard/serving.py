@@ -17,8 +17,6 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from offload.errors import ConfigurationError
 from offload.metrics.connections import BACKLOG, PATIENCE, most_connections
 
-__all__ = ("serve",)
-
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _LONGEST = 120.0  # seconds from the head of a request to the end of its connection
 _PATIENCE = 5  # seconds that running requests have to finish at shutdown

@@ -23,8 +23,6 @@ from offload.inspect.classes import ClassState, History, classes_of, history_of
 from offload.inspect.config_drift import config_drift
 from offload.inspect.workers import Worker, Workers, ask_workers, this_process
 
-__all__ = ("Classes", "ClusterStatus", "Compared", "DashboardState", "Objects", "state_of")
-
 _STORES = 10.0  # seconds between two checks of the stores
 _WORKERS = 15.0  # of the workers
 _WAITING = 60.0  # of messages about to lose their values

@@ -26,8 +26,6 @@ from offload.inspect.values import (
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 
-__all__ = ("Kind", "Stored")
-
 _FIRST = 0.15  # seconds that a page waits for the first snapshot
 _SHARED_EVERY = 300.0
 _CONTENT = 60.0  # seconds for which the content of a blob is cached; it never changes

@@ -18,8 +18,6 @@ from offload.errors import OffloadError
 from offload.metrics.report import Figures, by_store
 from offload.text import UNKNOWN, human_latency, human_number, human_size
 
-__all__ = ("ROUTES",)
-
 _PATIENCE = 3.0  # seconds that the first request waits for data
 
 

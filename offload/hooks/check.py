@@ -16,8 +16,6 @@ from typing import Any
 from offload.hooks.runtime import Runtime
 from offload.stores.protocols import PointerStore
 
-__all__ = ("TASK", "Receipt", "read_receipt", "register_check_task")
-
 TASK = "offload.check"
 _NAME = "offload/check"
 _KEPT = 16  # receipts

@@ -26,8 +26,6 @@ from offload.stores import open_store
 from offload.stores.open import check_url
 from offload.stores.protocols import Store
 
-__all__ = ("check_store", "open_app_store")
-
 _NO_STORE = (
     "no store: neither the result backend nor the broker is Redis. Set offload_store (or "
     "Offload(app, store=…)) to a URL such as redis://localhost:6379/2 or file:///var/lib/offload"

@@ -34,8 +34,6 @@ from offload.ref import LostValue, Ref, wire_text
 from offload.serializers.choose import Registry
 from offload.serializers.types.registry import holds_registered
 
-__all__ = ("install", "resolve_direct", "resolve_in_objects", "with_refs")
-
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _FOREIGN = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 _TO_RESOLVE = (Ref, LostValue)

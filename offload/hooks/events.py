@@ -25,8 +25,6 @@ from offload.ref import Ref, has_wire_form
 from offload.serializers.base import Payload
 from offload.text import human_size, type_name
 
-__all__ = ("VALUE_TTL", "install", "read_event", "shorten_fields")
-
 logger = logging.getLogger(__name__)
 
 VALUE_TTL = 3600.0

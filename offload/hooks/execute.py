@@ -59,8 +59,6 @@ from offload.ref import Ref
 from offload.settings import TaskOptions
 from offload.tracing import received
 
-__all__ = ("CheckConfiguration", "CheckTracers", "check_tracers", "guard", "install")
-
 _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
 _STRATEGY = Task.Strategy

@@ -30,8 +30,6 @@ from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 from offload.text import human_size, reason_of, short_repr
 
-__all__ = ("FailureMeta", "exception_of", "holder_suffix", "is_stand_in", "put")
-
 logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")

@@ -25,8 +25,6 @@ from offload.hooks.short import key_of, shorten
 from offload.ref import Keys
 from offload.text import human_number
 
-__all__ = ("check_stayed", "fit")
-
 _REFERENCE = 2048  # most bytes of a reference with its path
 _TYPICAL = 300  # bytes of a reference with its path
 _WRAPPED = 24  # bytes around a reference's wire text

@@ -26,8 +26,6 @@ from kombu.utils.json import dumps
 
 from offload.settings import Settings
 
-__all__ = ("MessageLimit", "Sizes", "message_limit", "surely_fits")
-
 _SQS = 1 << 20
 _AMQP = 16 << 20  # of RabbitMQ 4, unless max_message_size says otherwise
 _RABBITMQ_3 = 128 << 20

@@ -20,34 +20,6 @@ from offload.hooks.short import KEY_FORM, expand, shorten
 from offload.ref import LostValue, Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
 
-__all__ = (
-    "EMBED",
-    "HEADER",
-    "HELD",
-    "MALFORMED",
-    "NOTE_VERSION",
-    "REFUSAL",
-    "STAND_IN",
-    "Note",
-    "all_unverified",
-    "as_lost",
-    "as_wire",
-    "body_of",
-    "described",
-    "is_argument",
-    "is_for_ref",
-    "message_name",
-    "own_name",
-    "refs_to_prefetch",
-    "restore_refs",
-    "task_holder",
-    "text_in",
-    "waits_of",
-    "whole_refs",
-    "wire_form",
-    "without_refusal",
-)
-
 EMBED = "offload"
 """Key of the note in a message's embed, beside ``callbacks`` and ``chain``."""
 STAND_IN = "celery.backend_cleanup"

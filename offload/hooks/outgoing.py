@@ -18,8 +18,6 @@ from offload.ref import Ref
 from offload.serializers.base import Payload
 from offload.text import type_name
 
-__all__ = ("WORTH", "Outgoing", "Slot")
-
 WORTH = 400  # bytes; a reference in place of a smaller value saves too little
 
 

@@ -14,18 +14,6 @@ from celery.canvas import Signature
 from offload.errors import InvalidRef
 from offload.ref import Ref
 
-__all__ = (
-    "Path",
-    "contains",
-    "has_sharing",
-    "is_in_signature",
-    "is_signature",
-    "label",
-    "node_at",
-    "replace_each",
-    "replace_refs",
-)
-
 Key = Union[str, int]
 Path = Sequence[Key]
 

@@ -29,8 +29,6 @@ from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.processes import PerProcess
 
-__all__ = ("Prefetcher", "install")
-
 logger = logging.getLogger(__name__)
 
 LIMIT = 256

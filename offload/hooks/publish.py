@@ -44,8 +44,6 @@ from offload.ref import Ref, in_message
 from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 
-__all__ = ("OffloadAMQP", "amqp_class")
-
 _PARAMETERS = tuple(inspect.signature(AMQP.as_task_v2).parameters)[1:]
 _EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 _EMBEDDED_AT = [_PARAMETERS.index(name) - 4 for name in _EMBEDDED]  # after name, args, kwargs

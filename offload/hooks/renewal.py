@@ -21,8 +21,6 @@ from offload.hooks.delivery import Delivery, renewed_for
 from offload.hooks.runtime import Runtime
 from offload.stores.processes import PerProcess
 
-__all__ = ("Renewer",)
-
 logger = logging.getLogger(__name__)
 
 _RETRY = 10.0  # seconds until a renewal is retried after a store error

@@ -37,8 +37,6 @@ from offload.hooks.paths import contains, replace_refs
 from offload.hooks.runtime import Runtime
 from offload.ref import LostValue, Ref
 
-__all__ = ("dispatch_stand_in", "install", "readable")
-
 READABLE_LIMIT = 64 * 1024 * 1024
 """Bytes of one task's arguments that a worker's main process reads for failure hooks."""
 

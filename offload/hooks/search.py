@@ -21,8 +21,6 @@ from offload.serializers.choose import certainly_small
 from offload.settings import TaskOptions
 from offload.text import type_name
 
-__all__ = ("find_in_call", "find_in_embedded", "seconds_until")
-
 _LINKS = ("link", "link_error", "chord", "chain")
 _CANVAS = "celery."
 _SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})

@@ -28,8 +28,6 @@ from offload.hooks.runtime import Runtime
 from offload.ref import has_wire_form
 from offload.settings import TaskOptions
 
-__all__ = ("hook_exceptions", "install", "make_portable")
-
 logger = logging.getLogger(__name__)
 
 _PICKLEABLE = "get_pickleable_exception"

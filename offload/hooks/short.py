@@ -26,8 +26,6 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 
-__all__ = ("KEY_FORM", "expand", "key_of", "shorten")
-
 KEY_FORM = re.compile(r"[0-9a-fx][0-9a-f]{7}", re.ASCII)
 """A fingerprint, as in the wire text."""
 _WIRE = re.compile(  # exactly as `expand` writes it, so that nothing is lost

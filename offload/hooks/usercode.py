@@ -36,22 +36,6 @@ from offload.hooks.paths import contains, replace_refs
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 
-__all__ = (
-    "KnownRefs",
-    "Resent",
-    "group_dedup",
-    "guard_router",
-    "guard_send_task",
-    "guard_task",
-    "has_listeners",
-    "install",
-    "is_user_code",
-    "known_refs",
-    "resending",
-    "showing",
-    "using",
-)
-
 _GUARDED = "_offload_handover"
 _IGNORE_ARGUMENTS = frozenset(
     {"celery", "kombu", "offload", "sentry_sdk", "opentelemetry", "ddtrace", "newrelic"}

@@ -29,8 +29,6 @@ from offload.serializers.plain import SCALARS, encode_scalar
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("SCOPE", "Function", "NotRemembered", "digest_of_value")
-
 SCOPE = "app"
 """The scope of a task or function that names none."""
 

@@ -29,22 +29,6 @@ from offload.errors import ConfigurationError, OffloadError
 from offload.ref import Keys, Ref
 from offload.stores.protocols import Store, SweepItem
 
-__all__ = (
-    "FOLDER",
-    "Record",
-    "Within",
-    "forget_record",
-    "forget_records",
-    "list_records",
-    "open_result",
-    "read_record",
-    "record_holder",
-    "record_name",
-    "release_record",
-    "sweep_records",
-    "write_record",
-)
-
 FOLDER = "memo/"
 """Start of the names of records and of their leases."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ("BACKLOG", "PATIENCE", "most_connections")
-
 PATIENCE = 5.0
 """Seconds within which a client must send its request headers."""
 BACKLOG = 32

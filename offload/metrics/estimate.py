@@ -20,8 +20,6 @@ from offload.metrics.counters import SIZES, size_names
 from offload.metrics.report import Figures, Report
 from offload.text import human_count, human_size, human_time_saved
 
-__all__ = ("Candidate", "Choices", "Estimate", "estimate")
-
 OFFLOADED = 2.9e-3
 """CPU seconds per offloaded value, in addition to those per byte."""
 IN_MESSAGE = 35e-9

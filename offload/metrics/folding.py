@@ -22,8 +22,6 @@ from offload.metrics.snapshots import (
 from offload.stores.capabilities import SmallFile, SmallFiles
 from offload.stores.protocols import SweepItem
 
-__all__ = ("GRACE", "LIFE", "SILENT", "STRAY", "Clock", "Folder")
-
 Clock = Callable[[], float]
 
 LIFE = 3600.0

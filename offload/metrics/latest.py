@@ -20,8 +20,6 @@ from offload.stores.capabilities import KeepsFiles, tiers_of
 from offload.stores.protocols import PointerStore, Store
 from offload.text import reason_of
 
-__all__ = ("ErrorLog", "LatestErrors", "Noted", "error_log_of")
-
 logger = logging.getLogger(__name__)
 
 _NAME = "stats/errors"

@@ -38,8 +38,6 @@ except ImportError as exc:
         'the exporter needs prometheus_client: pip install "offload[prometheus]"'
     ) from exc
 
-__all__ = ("Collector", "metric_of", "serve")
-
 logger = logging.getLogger(__name__)
 
 _ERRORS = "errors_"

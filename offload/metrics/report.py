@@ -27,8 +27,6 @@ from offload.text import human_percent, human_ratio, human_size, human_time
 REF_SIZE = 200
 """Bytes of a reference in a message, about."""
 
-__all__ = ("REF_SIZE", "Figures", "Report", "by_store", "report", "timeline")
-
 
 @dataclass(frozen=True)
 class Figures:

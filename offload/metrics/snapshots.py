@@ -46,24 +46,6 @@ from offload.stores.processes import PerProcess
 from offload.stores.protocols import PointerStore
 from offload.stores.sums import SPANS, Amounts, TimedSums
 
-__all__ = (
-    "END",
-    "Found",
-    "FromLater",
-    "Head",
-    "Listed",
-    "Pointed",
-    "Reader",
-    "Snapshot",
-    "Unreadable",
-    "is_fold",
-    "is_part",
-    "new_fold",
-    "new_part",
-    "read_snapshot",
-    "write_snapshot",
-)
-
 logger = logging.getLogger(__name__)
 
 _HEAD = "stats/fold"  # the pointer to the head

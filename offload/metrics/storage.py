@@ -26,8 +26,6 @@ from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store, SweepItem
 from offload.stores.sums import BatchSource, CounterBatch, Span, Sums, TimedSums, positive
 
-__all__ = ("FileSums", "PartWriter", "has_counters", "sums_of", "sweep_sums")
-
 logger = logging.getLogger(__name__)
 
 _of_files: weakref.WeakKeyDictionary[SmallFiles, FileSums] = weakref.WeakKeyDictionary()

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from offload.content.cache.folder import Folder, PartialFile
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("AT_ONCE", "CachedValue", "FileWriter", "InFile", "InMemory", "body_start", "map_value")
-
 _MAGIC = b"OFFCACH1"
 _PREFIX = struct.Struct("<8sQ16s")
 _ROOT = ALIGNMENT

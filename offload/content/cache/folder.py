@@ -31,8 +31,6 @@ from typing import TypeVar
 from offload.digest import Digest
 from offload.errors import ConfigurationError, IntegrityError
 
-__all__ = ("FileLock", "Folder", "PartialFile", "available_memory", "is_tmpfs", "memory_limit")
-
 _PART = ".part"
 _PREFIX = "b3-"
 _LOCK = "lock"

@@ -18,8 +18,6 @@ from celery.result import AsyncResult, EagerResult, ResultSet
 from offload.hooks.aio.threads import is_calling_thread
 from offload.hooks.celery_internals import executing, use_backend, worker_task
 
-__all__ = ("Caller", "forget_waiting", "is_polled", "share_backend", "single_results")
-
 T = TypeVar("T")
 
 _SHARED = "_offload_shared"

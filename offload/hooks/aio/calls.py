@@ -16,8 +16,6 @@ from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.processes import PerProcess
 
-__all__ = ("Gettable", "Publishable", "apply_async", "delay", "get", "put")
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
