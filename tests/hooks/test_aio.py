@@ -406,7 +406,7 @@ def test_a_cancelled_wait_is_forgotten(wire):
         await until(lambda: gc.collect() is not None and gone() is None)
 
     asyncio.run(run())
-    assert not watching._watcher.get()._watches
+    wait_until(lambda: not watching._watcher.get()._watches, "the thread forgets the result")
 
 
 def test_context_variables_are_copied(wire):

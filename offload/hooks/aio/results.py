@@ -1,7 +1,8 @@
 """Wait for results of tasks: one thread per process asks for all of them.
 
-Waiting costs no thread. Of backends that keep results by key, such as Redis, one request asks for
-many results; others are asked for one at a time, less often.
+Waiting costs no thread, and takes no lock that could keep the event loop waiting. Of backends that
+keep results by key, such as Redis, one request asks for many results; others are asked for one at a
+time, less often.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from celery import states
@@ -21,6 +23,7 @@ from kombu.exceptions import OperationalError
 
 from offload.forks import start_thread
 from offload.hooks.aio.acting import is_polled, share_backend, single_results
+from offload.hooks.aio.outbox import Outbox, outbox_of
 from offload.hooks.celery_internals import known_meta, take_meta
 from offload.stores.processes import PerProcess
 
@@ -33,6 +36,7 @@ _MOST = 0.5  # seconds between two requests about one result, as in Celery
 _TOLERATED = 10.0  # seconds that the backend may be unavailable before coroutines get its error
 _LATE = 30.0
 _BATCH = 1000  # results per request
+_REST = 2e-5  # seconds without a request after one, for each coroutine that waits
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +70,8 @@ class Watch:
         self.due = 0.0
         self.interval = _FIRST
         self.failing_since: float | None = None
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.future: asyncio.Future[BaseException | None] = self.loop.create_future()
+        self.outbox: Outbox[BaseException | None] = outbox_of(asyncio.get_running_loop())
+        self.future = self.outbox.future()
         for node in self.nodes:
             meta = known_meta(node)
             if meta is not None and meta["status"] in states.READY_STATES:
@@ -96,8 +100,7 @@ class Watch:
 
     def end(self, error: BaseException | None = None) -> None:
         """Wake the coroutine, which raises *error*; from any thread."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self.loop.call_soon_threadsafe(_settle, self.future, error)
+        self.outbox.post(self.future, error)
 
     @property
     def is_taken(self) -> bool:
@@ -118,11 +121,6 @@ class Watch:
                     node.maybe_throw()
 
 
-def _settle(future: asyncio.Future[Any], error: BaseException | None) -> None:
-    if not future.done():
-        future.set_result(error)
-
-
 async def wait_for(watch: Watch) -> None:
     """Wait until the results of *watch* are ready, or one has failed.
 
@@ -139,11 +137,13 @@ async def wait_for(watch: Watch) -> None:
     if watch.deadline is not None:  # which the thread checks, unless the backend hangs
         late = CeleryTimeoutError("The result backend doesn't answer.")
         left = max(watch.deadline - time.monotonic(), 0.0)
-        timer = watch.loop.call_later(left + _LATE, _settle, watch.future, late)
+        timer = watch.outbox.loop.call_later(left + _LATE, watch.end, late)
     try:
         error = await watch.future
+    except BaseException:
+        watcher.forget_cancelled()
+        raise
     finally:
-        watcher.remove(watch)
         if timer is not None:
             timer.cancel()
     if error is not None:
@@ -154,20 +154,21 @@ class _Watcher:
     """The thread of one process that asks for results. It starts when it is needed, then stays."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._watches: dict[Watch, None] = {}
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._arrived: SimpleQueue[Watch | None] = SimpleQueue()
+        self._watches: dict[Watch, None] = {}  # the thread's own
+        self._rested = 0.0  # when the next request may be sent
 
     def add(self, watch: Watch) -> None:
-        with self._changed:
-            if self._thread is None:
-                self._thread = start_thread(self._run, "offload-results")
-            self._watches[watch] = None
-            self._changed.notify()
+        if self._thread is None:
+            with self._starting:
+                self._thread = self._thread or start_thread(self._run, "offload-results")
+        self._arrived.put(watch)
 
-    def remove(self, watch: Watch) -> None:
-        with self._changed:
-            self._watches.pop(watch, None)
+    def forget_cancelled(self) -> None:
+        """Let the thread forget now, not only when it looks for them, what nobody waits for."""
+        self._arrived.put(None)
 
     def _run(self) -> None:
         while True:
@@ -179,13 +180,25 @@ class _Watcher:
 
     def _next(self) -> list[Watch]:
         """Wait until results are due; return all that are, or will be soon."""
-        with self._changed:
-            while True:
-                now = time.monotonic()
-                first = min((watch.due for watch in self._watches), default=None)
-                if first is not None and first <= now:
+        while True:
+            now = time.monotonic()
+            first = min((watch.due for watch in self._watches), default=None)
+            if first is not None:
+                first = max(first, self._rested)
+                if first <= now:
                     return [w for w in self._watches if w.due <= now + w.interval / 2]
-                self._changed.wait(None if first is None else first - now)
+            self._accept(None if first is None else first - now)
+
+    def _accept(self, seconds: float | None) -> None:
+        """Wait for at most so many seconds; accept what arrives, and forget what is over."""
+        with suppress(Empty):
+            watch = self._arrived.get(timeout=seconds)
+            while True:
+                if watch is not None:
+                    self._watches[watch] = None
+                watch = self._arrived.get_nowait()
+        for over in [watch for watch in self._watches if watch.future.done()]:
+            del self._watches[over]
 
     def _look(self, watches: list[Watch]) -> None:
         by_backend: dict[int, tuple[Any, dict[str, Any]]] = {}
@@ -205,6 +218,7 @@ class _Watcher:
             watch.due = now + watch.interval
             if watch.deadline is not None:
                 watch.due = min(watch.due, max(watch.deadline, now))
+        self._rested = now + len(self._watches) * _REST
 
     def _update(
         self,
@@ -235,7 +249,7 @@ class _Watcher:
             self._end(watch, error or CeleryTimeoutError("The operation timed out."))
 
     def _end(self, watch: Watch, error: BaseException | None) -> None:
-        self.remove(watch)
+        self._watches.pop(watch, None)
         watch.end(error)
 
 

@@ -2,8 +2,11 @@
 
 Celery publishes by blocking calls, and so do the drivers of stores. Few threads are enough: the
 interpreter runs one at a time, and each that computes may keep the event loop waiting for up to
-`sys.getswitchinterval` (5 ms). They are daemonic, so that a store that is unavailable doesn't delay
-the end of the process by its timeouts.
+`sys.getswitchinterval` (5 ms) whenever the loop has let go of the interpreter: each time it waits
+or is woken, or takes a lock. So it takes no lock here, and busy threads rarely wake it.
+
+The threads are daemonic, so that a store that is unavailable doesn't delay the end of the process
+by its timeouts.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
 from offload.forks import start_thread
+from offload.hooks.aio.outbox import Outbox, outbox_of
 from offload.stores.processes import PerProcess
 
 __all__ = ("THREADS", "call_in_thread", "is_calling_thread")
@@ -41,15 +46,15 @@ async def call_in_thread(function: Callable[[], T]) -> T:
     """
     if is_calling_thread():  # an event loop in a call: waiting for another thread could be forever
         return function()
-    loop = asyncio.get_running_loop()
-    job = _Job(function, copy_context(), loop, loop.create_future())
-    del function
     threads = _threads.get()
+    outbox = outbox_of(asyncio.get_running_loop())
+    job = _Job(function, copy_context(), outbox)
+    del function
     threads.submit(job)
     try:
         result, error = await job.future
     finally:
-        threads.discard(job)
+        job.drop()
     if error is None:
         return cast("T", result)
     try:
@@ -67,37 +72,28 @@ class _Job:
     """A call for a coroutine, whose *future* receives its outcome."""
 
     def __init__(
-        self,
-        function: Callable[[], Any],
-        context: Context,
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[Outcome],
+        self, function: Callable[[], Any], context: Context, outbox: Outbox[Outcome]
     ) -> None:
-        self.function: Callable[[], Any] | None = function
-        self.context = context
-        self.loop = loop
-        self.future = future
+        self._call: tuple[Callable[[], Any], Context] | None = function, context
+        self._outbox = outbox
+        self.future = outbox.future()
 
-    def run(self) -> None:
-        function, self.function = self.function, None
-        if function is None:
+    def run(self, *, is_last: Callable[[], bool]) -> None:
+        """Make the call; wake the event loop at once if it *is_last*."""
+        call, self._call = self._call, None
+        if call is None:
             return
         outcome: Outcome
         try:
-            outcome = self.context.run(function), None
+            outcome = call[1].run(call[0]), None
         except BaseException as exc:
             outcome = None, exc
-        del function
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self.loop.call_soon_threadsafe(_settle, self.future, outcome)
+        del call
+        self._outbox.post(self.future, outcome, can_wait=not is_last())
 
     def drop(self) -> None:
-        self.function = None
-
-
-def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not future.done():
-        future.set_result(outcome)
+        """Forget the call unless it has started."""
+        self._call = None
 
 
 class _Threads:
@@ -105,64 +101,46 @@ class _Threads:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._changed = threading.Condition()
-        self._jobs: dict[_Job, None] = {}  # in order; one is removed without a search
-        self._number = self._idle = self._running = 0
-        self._ended = False
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._running: list[threading.Lock] = []  # of each thread, which has it during a call
         atexit.register(self._end)
 
     def submit(self, job: _Job) -> None:
-        with self._changed:
-            self._jobs[job] = None
-            if self._idle < len(self._jobs) and self._number < THREADS:
-                try:
-                    self._start()
-                except RuntimeError:
-                    if not self._number:  # otherwise another thread makes the call
-                        del self._jobs[job]
-                        raise
-            self._changed.notify()
-
-    def discard(self, job: _Job) -> None:
-        """Drop *job* unless it has started."""
-        job.drop()
-        with self._changed:
-            self._jobs.pop(job, None)
+        if len(self._running) < THREADS:
+            try:
+                self._start()
+            except RuntimeError:
+                if not self._running:  # otherwise another thread makes the call
+                    raise
+        self._jobs.put(job)
 
     def _start(self) -> None:
-        start_thread(self._work, f"offload-async_{self._number}")
-        self._number += 1
+        with self._starting:
+            number = len(self._running)
+            if number < THREADS:
+                running = threading.Lock()
+                start_thread(self._work, f"offload-async_{number}", running)
+                self._running.append(running)
 
-    def _work(self) -> None:
+    def _work(self, running: threading.Lock) -> None:
         _thread.is_ours = True
         while True:
-            with self._changed:
-                self._idle += 1
-                while not self._jobs:
-                    self._changed.wait()
-                self._idle -= 1
-                job = next(iter(self._jobs))
-                del self._jobs[job]
-                self._running += 1
-            try:
-                job.run()
-            finally:
-                del job  # keep no reference to what the caller has finished with
-                with self._changed:
-                    self._running -= 1
-                    if self._ended:
-                        self._changed.notify_all()
+            job = self._jobs.get()
+            with running:
+                job.run(is_last=self._jobs.empty)
+            del job  # keep no reference to what the caller has finished with
 
     def _end(self) -> None:
         """Let calls that have started finish, such as a message that is being sent."""
         if os.getpid() != self._pid:  # a forked child inherited this
             return
         deadline = time.monotonic() + _END
-        with self._changed:
-            self._ended = True
-            self._jobs.clear()
-            while self._running and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
+        with suppress(Empty):
+            while True:
+                self._jobs.get_nowait().drop()
+        for running in self._running:
+            running.acquire(timeout=max(deadline - time.monotonic(), 0.0))
 
 
 _threads = PerProcess(_Threads, keep_inherited=True)
