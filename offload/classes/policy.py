@@ -33,7 +33,7 @@ from offload.errors import (
     VersionMissing,
 )
 from offload.metrics.counters import Counters
-from offload.settings.checks import check_patterns, refuse
+from offload.settings.checks import check_patterns, one_of, refuse
 from offload.stores.protocols import Store
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Policy:
         clock: Callable[[], float] = time.time,
     ) -> None:
         if mode not in (OFF, SIGNED, TRUSTED):
-            refuse("offload_code", mode, f"one of {OFF}, {SIGNED}, {TRUSTED}")
+            refuse("offload_code", mode, one_of((OFF, SIGNED, TRUSTED)))
         self.mode = mode
         self._given = tuple(keys)
         self._allow = check_patterns("offload_code_allow", allow)

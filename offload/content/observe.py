@@ -45,7 +45,7 @@ class Observer:
 
     def _observe(self, value: Any, serializer: str, threshold: int) -> None:
         counters = self._counters
-        with counters.timed("serialise"):
+        with counters.timed("serialize"):
             payload = self._serializers.encode(value, serializer)
         size = payload.size
         if size < min(threshold, LEAST):

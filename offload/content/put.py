@@ -113,7 +113,7 @@ class Writer:
 
     def serialize(self, value: Any, celery_serializer: str) -> Payload:
         """Return *value* serialized; see `Registry.encode`."""
-        with self._counters.timed("serialise") as step, no_refs_within():
+        with self._counters.timed("serialize") as step, no_refs_within():
             payload = self._serializers.encode(value, celery_serializer)
             step.note(payload.size)
             return payload

@@ -172,7 +172,8 @@ class SigningKeys:
         except InvalidRef as exc:
             self._counters.add(refs_refused=1)
             digest = exc.digest or claimed_digest(wire)
-            raise type(exc)(str(exc), exc.task, exc.argument, digest, self._store.url) from exc
+            said, url = f"{exc}; the store here is {self._store.url}", self._store.url
+            raise type(exc)(said, exc.task, exc.argument, digest, url) from exc
 
     def _open(self, wire: str, resolve: Resolve) -> Ref[Any]:
         keys = self.keys

@@ -15,7 +15,7 @@ from offload.doctor.tested import TESTED
 from offload.errors import ConfigurationError
 from offload.hooks.runtime import Runtime, redelivery_time
 from offload.inspect import Finding
-from offload.text import human_count, human_size
+from offload.text import human_count, human_duration, human_size
 
 _PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 _SMALL_CACHE = 128 << 20  # bytes
@@ -64,13 +64,13 @@ def retention(runtime: Runtime) -> Iterator[Finding]:
     for why, seconds in short.items():
         yield Finding(
             "warning",
-            f"{why} is {seconds:g} s, but the broker may redeliver a message after {again:g} s "
-            "(visibility_timeout), when its values have expired",
+            f"{why} is {human_duration(seconds)}, but the broker may redeliver a message after "
+            f"{human_duration(again)} (visibility_timeout), when its values have expired",
             "make it longer than visibility_timeout plus the time that messages wait in queues",
         )
     if not short:
-        shown = f"values are kept for at least {min(kept.values()):g} s"
-        outlived = f", more than visibility_timeout ({again:g} s)" if again else ""
+        shown = f"values are kept for at least {human_duration(min(kept.values()))}"
+        outlived = f", more than visibility_timeout ({human_duration(again)})" if again else ""
         yield Finding("ok", shown + outlived)
 
 

@@ -160,7 +160,7 @@ class Offload:
         """
         runtime = self._runtime
         runtime.recorder.write()
-        seconds = None if since is None else as_seconds("stats", since, "'since' is ")
+        seconds = None if since is None else as_seconds("stats: 'since'", since)
         return report(sums_of(runtime.store), seconds, tasks=True)
 
     def put(self, value: T, *, retention: Duration | None = None, progress: bool = False) -> Ref[T]:
@@ -326,7 +326,7 @@ class Offload:
 
         Raises ValueError for an invalid name, ConfigurationError for an invalid *ttl*.
         """
-        return Lock(self.store, name, ttl=as_seconds("lock", ttl, "'ttl' is "), heartbeat=heartbeat)
+        return Lock(self.store, name, ttl=as_seconds("lock: 'ttl'", ttl), heartbeat=heartbeat)
 
 
 def _calls() -> Any:

@@ -165,7 +165,7 @@ def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str, *, later: boo
         expected = isinstance(exc, OffloadError)
         logger.log(
             logging.INFO if expected else logging.WARNING,
-            "%s keeps its values until they expire: %r",
+            "the values of %s aren't released, and stay until they expire: %r",
             name,
             exc,
             exc_info=not expected,

@@ -148,7 +148,7 @@ class Runtime:
     def put(self, value: T, *, retention: Duration | None = None, progress: bool = False) -> Ref[T]:
         ttl = self.retention
         if retention is not None:
-            ttl = as_seconds("put", retention, "'retention' is ")
+            ttl = as_seconds("put: 'retention'", retention)
         if isinstance(value, Ref):
             if not value.is_local:
                 ref: Ref[T] = self._with_content(value)

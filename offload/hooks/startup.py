@@ -10,6 +10,7 @@ their receivers raise.)
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
@@ -128,10 +129,13 @@ def _cache_state(runtime: Runtime, store: str) -> str:
         cache = None
     if cache is None:
         return "off"
+    path = cache.folder.path
     try:
-        return f"{cache.folder.path} ({human_size(cache.folder.limit())})"
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            return f"off ({path} isn't writable)"
+        return f"{path} ({human_size(cache.folder.limit())})"
     except OSError:  # nothing has been cached on this machine yet, or nothing can be
-        return str(cache.folder.path)
+        return str(path)
 
 
 def _insert(banner: str, said: str) -> str:

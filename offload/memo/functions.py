@@ -117,17 +117,17 @@ def remembering(
     if callable(given_ttl):
         raise ConfigurationError("memoize: add parentheses, as in @offload.memoize()")
     if given_ttl is not None:
-        seconds = as_seconds("memoize", given_ttl, "'ttl' is ")
+        seconds = as_seconds("memoize: 'ttl'", given_ttl)
         ttl: Callable[[], float] = lambda: seconds  # noqa: E731 (as the other branch)
     else:
         ttl = default_ttl
-    lease_seconds = check_ttl(as_seconds("memoize", lease, "'lease' is "))
+    lease_seconds = check_ttl(as_seconds("memoize: 'lease'", lease))
     if version is not None and not isinstance(version, str):
-        refuse("memoize", version, "'version' is text, such as '2'")
+        refuse("memoize: 'version'", version, "text such as '2'")
     if isinstance(ignore, str):
-        refuse("memoize", ignore, "'ignore' is a list of names of parameters")
+        refuse("memoize: 'ignore'", ignore, "a list of parameter names")
     if key is not None and not callable(key):
-        refuse("memoize", key, "'key' is a function of a dict of arguments")
+        refuse("memoize: 'key'", key, "a function of a dict of arguments")
 
     def decorate(function: Callable[..., T]) -> Memoized[T]:
         if hasattr(function, "apply_async"):

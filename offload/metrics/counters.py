@@ -141,7 +141,7 @@ WORKER_PREFIX = "worker:"
 """Prefix of a worker's node name where a counter has the URL of a store."""
 
 STEPS = {
-    "serialise": "serializing a value",
+    "serialize": "serializing a value",
     "hash": "computing its digest",
     "upload": "checking the store for its blobs, and writing those that are missing",
     "fetch": "reading it from the store or the node cache",

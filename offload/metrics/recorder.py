@@ -115,7 +115,7 @@ class Recorder:
         try:
             self._write(state, sums)
         except StoreError as exc:
-            logger.info("some statistics are lost: %s", exc)
+            logger.info("some statistics were lost: %s", exc)
 
     def end(self) -> None:
         """Write the remaining counts and mark them complete; takes at most two seconds."""
@@ -255,7 +255,7 @@ def _end(recorders: Iterable[Recorder]) -> None:
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0.0))
     if any(thread.is_alive() for thread in threads):
-        logger.info("some statistics are lost: the store is too slow")
+        logger.info("some statistics were lost: the store is too slow")
 
 
 atexit.register(_write_all)

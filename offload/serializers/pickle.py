@@ -81,7 +81,9 @@ class Pickle:
         except Exception as error:
             advice = ""
             if isinstance(error, ModuleNotFoundError):
-                advice = "; install it here, or register it where the value is sent"
+                advice = (
+                    "; install it here, or have the sender ship the class (docs/how-to/classes.md)"
+                )
             raise DeserializationError(
                 f"pickle cannot read the value: {type(error).__name__}: {error}{advice}"
             ) from error

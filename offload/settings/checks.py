@@ -29,7 +29,8 @@ def unknown_name(subject: str, name: str, known: Iterable[str]) -> str:
 
 
 def refuse(where: str, value: object, wanted: str) -> NoReturn:
-    raise ConfigurationError(f"{where}: {value!r} is refused: {wanted}")
+    """Raise ConfigurationError: the setting or option *where* has an invalid *value*."""
+    raise ConfigurationError(f"{where}: {value!r} is invalid; expected {wanted}")
 
 
 def is_int(value: object) -> TypeGuard[int]:
@@ -41,9 +42,15 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
+def one_of(allowed: Sequence[str]) -> str:
+    """Return the choices as text: ``'a', 'b', or 'c'``."""
+    *others, last = map(repr, allowed)
+    return f"{', '.join(others)}{',' if len(others) > 1 else ''} or {last}"
+
+
 def check_choice(where: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        refuse(where, value, "one of " + ", ".join(allowed))
+        refuse(where, value, one_of(allowed))
 
 
 def check_flag(where: str, value: object) -> None:
@@ -56,28 +63,27 @@ def check_whole(where: str, value: object, wanted: str) -> None:
         refuse(where, value, wanted)
 
 
-def as_size(where: str, value: Any, subject: str = "") -> int:
-    """Return *value* in bytes: a number, or a text that `parse_size` reads.
-
-    *subject* names an option in the error.
-    """
+def as_size(where: str, value: Any) -> int:
+    """Return *value* in bytes: a number, or text that `parse_size` reads."""
     size = parse_size(value) if isinstance(value, str) else value
     if not is_int(size) or size < 0:
-        refuse(where, value, f"{subject}a number of bytes from 0, or a text such as {_SIZES}")
+        refuse(where, value, f"a number of bytes, at least 0, or text such as {_SIZES}")
     return size
 
 
-def as_seconds(where: str, value: Any, subject: str = "", *, zero: bool = False) -> float:
-    """Return *value* in seconds: a number, a timedelta, or a text that `parse_duration` reads.
+def as_seconds(where: str, value: Any, also: str = "", *, zero: bool = False) -> float:
+    """Return *value* in seconds: a number, a timedelta, or text that `parse_duration` reads.
 
-    *subject* names an option in the error. 0 is refused, unless it means something (*zero*).
+    Args:
+        also: what else is valid, for the error.
+        zero: whether 0 is valid.
     """
     seconds = parse_duration(value) if isinstance(value, str) else value
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
     if not is_number(seconds) or seconds < 0 or (seconds == 0 and not zero):
-        least = "from 0" if zero else "above 0"
-        refuse(where, value, f"{subject}a number of seconds {least}, or a text such as {_TIMES}")
+        least = "at least 0" if zero else "above 0"
+        refuse(where, value, f"{also}a number of seconds, {least}, or text such as {_TIMES}")
     return seconds
 
 
@@ -106,5 +112,5 @@ def check_patterns(where: str, value: object) -> tuple[str, ...]:
     found = check_names(where, value)
     for each in found:
         if not _PATTERN.fullmatch(each):
-            refuse(where, each, "a pattern of names, maybe with @ and 12 or more digits of a hash")
+            refuse(where, each, "a pattern of names, maybe with @ and at least 12 digits of a hash")
     return found

@@ -61,37 +61,36 @@ class TaskOptions:
     save_as: str | None = None
 
     def __post_init__(self) -> None:
-        where = "option offload"
         for name in ("enabled", "results"):
             if getattr(self, name) not in (None, True, False):
-                refuse(where, getattr(self, name), f"{name!r} is True or False")
+                refuse(f"option {name!r}", getattr(self, name), "True or False")
         if self.inline is not None:
-            object.__setattr__(self, "inline", check_names(where, self.inline))
+            object.__setattr__(self, "inline", check_names("option 'inline'", self.inline))
         if self.threshold is not None:
-            size = as_size(where, self.threshold, "'threshold' is ")
+            size = as_size("option 'threshold'", self.threshold)
             object.__setattr__(self, "threshold", size)
         for name in ("retention", "memo", "memo_lease"):
             given = getattr(self, name)
             if given is not None and not (name == "memo" and isinstance(given, bool)):
                 choice = "True, False, " if name == "memo" else ""
-                seconds = as_seconds(where, given, f"{name!r} is {choice}")
+                seconds = as_seconds(f"option {name!r}", given, choice)
                 object.__setattr__(self, name, seconds)
-        self._check_memo(where)
+        self._check_memo()
 
-    def _check_memo(self, where: str) -> None:
+    def _check_memo(self) -> None:
         for name in ("version", "memo_scope"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
-                refuse(where, value, f"{name!r} is a string that isn't empty")
+                refuse(f"option {name!r}", value, "text that isn't empty")
         if self.memo_ignore is not None:
-            names = check_names(f"{where}: 'memo_ignore'", self.memo_ignore)
+            names = check_names("option 'memo_ignore'", self.memo_ignore)
             object.__setattr__(self, "memo_ignore", names)
         if self.memo_key is not None and not callable(self.memo_key):
-            refuse(where, self.memo_key, "'memo_key' is a function of a dict of arguments")
+            refuse("option 'memo_key'", self.memo_key, "a function of a dict of arguments")
         if self.wait is not None:
-            check_choice(f"{where}: 'wait'", self.wait, ("requeue", "block"))
+            check_choice("option 'wait'", self.wait, ("requeue", "block"))
         if self.save_as is not None and not (isinstance(self.save_as, str) and self.save_as):
-            refuse(where, self.save_as, "'save_as' is a name for the catalog")
+            refuse("option 'save_as'", self.save_as, "a name for the catalog")
 
     def check_call(self, where: str) -> None:
         """Raise ConfigurationError for an option that only a task can have."""
@@ -114,7 +113,7 @@ class TaskOptions:
         if isinstance(value, bool):
             return cls(enabled=value)
         if not isinstance(value, Mapping):
-            refuse(where, value, "offload= takes a dict of options, True or False")
+            refuse(f"{where}: offload", value, "a dict of options, True, or False")
         known = [f.name for f in fields(cls)]
         for name in value:
             if name not in known:

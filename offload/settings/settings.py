@@ -58,10 +58,10 @@ class RetryPolicy:
     interval_max: float = 10.0
 
     def __post_init__(self) -> None:
-        check_whole("offload_retry", self.max_retries, "'max_retries' is a whole number from 0")
+        check_whole("offload_retry: 'max_retries'", self.max_retries, "a whole number, at least 0")
         for name in ("interval_start", "interval_step", "interval_max"):
             given = getattr(self, name)
-            seconds = as_seconds("offload_retry", given, f"{name!r} is ", zero=True)
+            seconds = as_seconds(f"offload_retry: {name!r}", given, zero=True)
             object.__setattr__(self, name, seconds)
 
     def wait(self, attempt: int, random: Callable[[], float]) -> float:
@@ -211,7 +211,7 @@ class NodeCacheSettings:
         if not isinstance(self.cache, str) or (
             self.cache not in _CACHES and not Path(self.cache).is_absolute()
         ):
-            refuse("offload_cache", self.cache, "'auto', 'off' or the absolute path of a folder")
+            refuse("offload_cache", self.cache, "'auto', 'off', or the absolute path of a folder")
         size = as_size("offload_cache_size", self.cache_size)
         object.__setattr__(self, "cache_size", size)
         check_choice("offload_cache_write", self.cache_write, _CACHE_WRITES)
@@ -347,8 +347,8 @@ def _message_limit(given: Any) -> int | str:
     size = parse_size(given) if isinstance(given, str) else given
     if not is_int(size) or (size != 0 and size < _MIN_MESSAGE):
         wanted = (
-            f"'auto', 0 for no limit, or at least {_MIN_MESSAGE} bytes (a number, or a text such "
-            "as '1MB'), as a message without arguments takes more than 1,000, and each reference "
+            f"'auto', 0 for no limit, or at least {_MIN_MESSAGE} bytes (a number, or text such "
+            "as '1MB'): a message without arguments takes more than 1,000, and each reference "
             "up to 300"
         )
         refuse("offload_message_limit", given, wanted)
@@ -429,10 +429,10 @@ def _tier_sizes(sizes: Any, stores: int) -> tuple[int, ...]:
             refuse(where, tuple(sizes), "numbers of bytes above 0, each greater than the last")
     if len(sizes) != stores - 1 and not (stores == 1 and tuple(sizes) == _TIER_SIZES):
         wanted = (
-            "it is for several URLs in offload_store, which is one"
+            "no sizes, because offload_store is one URL"
             if stores == 1
-            else f"offload_store is {stores} URLs, so it is {stores - 1} numbers: from how many "
-            "bytes on a value goes to the second, the third, and so on"
+            else f"{stores - 1} for the {stores} URLs of offload_store: the sizes at which values "
+            "go to the second store, the third, and so on"
         )
         refuse(where, tuple(sizes), wanted)
     return tuple(sizes)

@@ -100,11 +100,10 @@ def _factory(location: StoreURL) -> str | Factory:
     base, plus, _ = location.scheme.partition("+")
     factory = _FACTORIES.get(location.scheme) or _FACTORIES.get(f"{base}{plus}…")
     if factory is None:
-        what = f"{location.scheme}://" if location.scheme else "no scheme"
         near = get_close_matches(location.scheme, _FACTORIES, n=1)
         known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
         hint = f"did you mean {near[0]}://?" if near else f"known: {known}"
-        raise ConfigurationError(f"no store is known for a URL with {what}; {hint}")
+        raise ConfigurationError(f"no store is known for a URL with {location.scheme}://; {hint}")
     return factory
 
 

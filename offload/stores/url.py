@@ -37,6 +37,11 @@ class StoreURL:
             parts = urlsplit(url)
         except ValueError as exc:
             raise ConfigurationError(f"not a store's URL: {exc}") from None
+        if "://" not in url:  # "localhost:6379" would name a scheme "localhost"
+            raise ConfigurationError(
+                "a store's URL has no scheme: write it as redis://localhost:6379/2 or "
+                "file:///var/lib/offload"
+            )
         self.scheme = parts.scheme.lower()
         login, _, hosts = parts.netloc.rpartition("@")
         username, _, password = login.partition(":")
@@ -45,7 +50,7 @@ class StoreURL:
         self.path = unquote(parts.path)
         # Shown until it is certain that the parsed parts include no piece of a password:
         self.public = f"{self.scheme}://…"
-        if parts.fragment or ("@" in parts.path and (hosts or "://" not in url)):
+        if parts.fragment or ("@" in parts.path and hosts):
             self.refuse("write '#' as %23, and in a password also '/' as %2F and '?' as %3F")
         self.hosts = [self._host(host) for host in hosts.split(",") if host]
         self.public = f"{self.scheme}://{hosts}{parts.path}"

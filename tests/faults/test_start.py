@@ -21,9 +21,9 @@ WRONG = [  # keyword arguments of Offload, and what the error must contain
     ({"max_size": -5}, "offload_max_size", "-5"),
     ({"inline_limit": "1.5"}, "offload_inline_limit", "'1.5'"),
     ({"memo_size": "big"}, "offload_memo_size", "'big'"),
-    ({"mode": "of"}, "offload_mode", "one of on, observe, off"),
-    ({"on_outage": "ignore"}, "offload_on_outage", "one of raise, inline"),
-    ({"compression": "gzip"}, "offload_compression", "one of auto, zstd, none"),
+    ({"mode": "of"}, "offload_mode", "expected 'on', 'observe', or 'off'"),
+    ({"on_outage": "ignore"}, "offload_on_outage", "expected 'raise' or 'inline'"),
+    ({"compression": "gzip"}, "offload_compression", "expected 'auto', 'zstd', or 'none'"),
     ({"results": "yes"}, "offload_results", "True or False"),
     ({"retention": 0}, "offload_retention", "above 0"),
     ({"retention": float("nan")}, "offload_retention", "nan"),
@@ -79,10 +79,10 @@ def test_an_existing_configuration_is_checked_at_once():
         ({"inline": ["fram"]}, "'fram' is unknown; did you mean 'frame'"),
         ({"inline": ["other"]}, "There are: config, frame"),
         ({"inline": "frame"}, "a list of names"),
-        ({"threshold": "1q"}, "'threshold' is a number of bytes"),
-        ({"results": "no"}, "'results' is True or False"),
-        ({"retention": -1}, "seconds above 0"),
-        (["inline"], "offload= takes a dict of options"),
+        ({"threshold": "1q"}, "option 'threshold': '1q' is invalid; expected a number of bytes"),
+        ({"results": "no"}, "option 'results': 'no' is invalid; expected True or False"),
+        ({"retention": -1}, "seconds, above 0"),
+        (["inline"], "expected a dict of options, True, or False"),
     ),
 )
 @pytest.mark.parametrize("where", ("task", "call"))
@@ -152,7 +152,7 @@ def test_a_second_one():
 
 WORKERS = {
     "setting": ({}, {"offload_treshold": 5}, "offload_treshold"),
-    "value": ({}, {"offload_mode": "sometimes"}, "one of on, observe, off"),
+    "value": ({}, {"offload_mode": "sometimes"}, "expected 'on', 'observe', or 'off'"),
     "task": (
         {},
         {"task_annotations": {"size": {"offload": {"inline": ["no"]}}}},

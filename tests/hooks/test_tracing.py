@@ -103,7 +103,7 @@ def one(spans, name, trace=None):
 def test_a_publishers_spans_belong_to_the_callers_span(spans):
     """Each step of publishing is a child span of the caller's."""
     caller = one(spans, "caller")
-    for step in ("serialise", "hash", "upload"):
+    for step in ("serialize", "hash", "upload"):
         span = one(spans, f"offload.{step}", caller["trace"])
         assert span["parent"] == caller["id"], step
         attributes = span["attributes"]
@@ -139,7 +139,7 @@ def test_spans_describe_the_value(spans):
     assert size > 50_000
     assert digest
     assert found == {
-        "serialise": (size, None, None),
+        "serialize": (size, None, None),
         "hash": (size, digest, None),
         "upload": (size, digest, False),
         "fetch": (size, digest, False),

@@ -76,8 +76,8 @@ def test_certificates_are_checked_by_default():
 @pytest.mark.parametrize(
     ("url", "options", "message"),
     (
-        ("", {}, "no scheme"),
-        ("host:6379", {}, "memory://"),
+        ("", {}, "has no scheme"),
+        ("host:6379", {}, "no scheme: write it as redis://localhost:6379/2"),
         ("/a/path", {}, "no scheme"),
         ("ftp://host", {}, r"ftp://; known: file://, fsspec\+…://, memory://, redis://"),
         ([], {}, "one URL or several, not an empty list"),

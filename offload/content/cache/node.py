@@ -231,7 +231,11 @@ class NodeCache:
     def _log_once(self, reason: str) -> None:
         if reason not in self._logged and len(self._logged) < 100:
             self._logged.add(reason)
-            logger.warning("running without the node cache: %s", reason)
+            logger.warning(
+                "running without the node cache: %s; to use one, set offload_cache to a private, "
+                "writable folder with free space; to end this warning, set it to 'off'",
+                reason,
+            )
 
     def count_evicted(self, count: int) -> None:
         """Count files that were removed to make room."""

@@ -56,7 +56,7 @@ def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreEr
     causes = _with_causes(exc)
     if any(isinstance(cause, _DENIED) for cause in causes):
         return StoreError(
-            f"{url} refuses this client ({said}): check user name, password and the rights (ACL)",
+            f"{url} refuses this client ({said}): check user name, password, and rights (ACL)",
             store=url,
         )
     if any(map(is_denied, causes)):
@@ -72,14 +72,18 @@ def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreEr
         )
     for kind, word in _CLASSES.items():
         if isinstance(exc, kind):
-            return StoreUnavailable(f"{url} refuses for now: {_PASSING[word]} ({said})", store=url)
+            return StoreUnavailable(
+                f"{url} temporarily refuses requests: {_PASSING[word]} ({said})", store=url
+            )
     if "Too many connections" in said:  # the driver's pool; it has no class before 5.3
         return StoreUnavailable(
             f"all connections to {url} are in use: raise max_connections", store=url
         )
     for word, meaning in _PASSING.items():
         if word in said:
-            return StoreUnavailable(f"{url} refuses for now: {meaning} ({said})", store=url)
+            return StoreUnavailable(
+                f"{url} temporarily refuses requests: {meaning} ({said})", store=url
+            )
     if isinstance(exc, driver.ResponseError | driver.DataError | driver.InvalidResponse):
         return StoreError(f"{url} refuses: {said}", store=url)
     return StoreUnavailable(

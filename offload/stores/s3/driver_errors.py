@@ -44,7 +44,7 @@ _PASSING = {
 _LASTING = {
     "NoSuchBucket": "the bucket doesn't exist: create it, or correct the store's URL",
     "AccessDenied": "access is denied: the credentials need s3:GetObject, s3:PutObject, "
-    "s3:DeleteObject and s3:ListBucket on the bucket and prefix",
+    "s3:DeleteObject, and s3:ListBucket on the bucket and prefix",
     "AllAccessDisabled": "all access to the bucket is disabled",
     "InvalidAccessKeyId": "it does not know the access key: check the credentials",
     "SignatureDoesNotMatch": "the signature is wrong: check the secret key, and the region",
@@ -145,7 +145,9 @@ def _refusal(exc: driver.ClientError, url: str) -> StoreError:
     what = f"{exc.operation_name}: {code} {error.get('Message', '')}".strip()[:500]
     if code in _PASSING or (code.isdigit() and status in (408, 429)):
         meaning = _PASSING.get(code, "too many requests at once")
-        return StoreUnavailable(f"{url} refuses for now: {meaning} ({what})", store=url)
+        return StoreUnavailable(
+            f"{url} temporarily refuses requests: {meaning} ({what})", store=url
+        )
     meaning = _LASTING.get(code) or _LASTING.get(_BY_STATUS.get(status, ""), "")
     if not meaning and status == 403:  # the answer to HEAD has no body
         dated = server_time(exc.response)
