@@ -84,7 +84,7 @@ def human_latency(seconds: float | None) -> str:
     if math.isinf(seconds):
         return "longer"
     number, unit = (seconds * 1e3, "ms") if seconds < 1 else (seconds, "s")
-    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
+    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
 
 
 def human_time_saved(seconds: float) -> str:

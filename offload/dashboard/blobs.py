@@ -160,6 +160,7 @@ def _table(
         chosen.count,
         page,
         pages,
+        "No blobs yet: call a task with a large argument.",
     )
     return table, notes
 

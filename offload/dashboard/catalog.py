@@ -58,7 +58,7 @@ _OBJECTS: list[Column[ObjectState]] = [
     Column.figure("size", "Size", lambda state: state.latest.size, human_size, "of the latest"),
     Column.figure(
         "all",
-        "All versions",
+        "Size of all",
         lambda state: state.size,
         human_size,
         "serialized; content that versions share counts for each",
@@ -147,6 +147,7 @@ def _catalog(request: Request) -> Response:
             identify=lambda state: state.name,
             sort="name",
             descending=False,
+            empty='No objects yet: save one with app.offload.catalog.save("name", value).',
         ),
     )
 

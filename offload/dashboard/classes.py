@@ -157,6 +157,7 @@ def _classes(request: Request) -> Response:
         identify=lambda state: state.name,
         sort="name",
         descending=False,
+        empty="No classes yet: they appear when an app ships one (see offload_code).",
     )
     return render(
         request,

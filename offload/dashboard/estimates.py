@@ -9,7 +9,7 @@ from starlette.routing import Route
 from offload.dashboard.overview import time_range_of
 from offload.dashboard.rendering import Chart, Column, Table, render
 from offload.dashboard.state import state_of
-from offload.dashboard.statistics import TIME_RANGES
+from offload.dashboard.statistics import OUTSIDE, TIME_RANGES
 from offload.metrics.estimate import Candidate, Choices, Estimate, estimate
 from offload.text import human_number, human_size, human_time_saved
 
@@ -107,7 +107,7 @@ def _tasks(request: Request, prediction: Estimate) -> Table[tuple[str, Choices]]
         return item[1].best.saved_seconds if item[1].best is not None else 0.0
 
     columns: list[Column[tuple[str, Choices]]] = [
-        Column("name", "Task", lambda item: item[0] or "(none)", lambda item: item[0], wide=True),
+        Column("name", "Task", lambda item: item[0] or OUTSIDE, lambda item: item[0], wide=True),
         Column.figure("values", "Values", lambda item: item[1].values, human_number),
         Column.figure("bytes", "Bytes", lambda item: item[1].bytes, human_size),
         Column(

@@ -14,7 +14,7 @@ from offload.doctor.store import StoreState, TierState
 from offload.inspect import Level
 from offload.metrics.latest import Noted
 from offload.metrics.report import Figures
-from offload.text import human_latency, human_number, human_size, some
+from offload.text import human_count, human_latency, human_number, human_size, some
 
 __all__ = (
     "Card",
@@ -77,15 +77,19 @@ class Card:
 
 def verdict(cards: Iterable[Card], errors: Sequence[ErrorRow], when: str) -> tuple[Level, str]:
     """Return the answer to "is it healthy?", and its level; *when* the errors were counted."""
+    cards = list(cards)
     bad = [card for card in cards if card.level in ("warning", "error")]
     parts = [f"{card.title.lower()}: {card.summary}" for card in bad]
     level: Level = max((card.level for card in bad), key=_RANK.__getitem__, default="ok")
     if errors:
         count = sum(row.count for row in errors)
-        parts.append(f"{human_number(count)} {'error' if count == 1 else 'errors'} ({when})")
+        parts.append(f"{human_count(count, 'error')} {when}")
         level = "error"
     if not parts:
-        return "ok", "Yes."
+        unknown = [
+            f"{card.title.lower()}: {card.summary}" for card in cards if card.level == "info"
+        ]
+        return ("info", f"No problems found; {'; '.join(unknown)}.") if unknown else ("ok", "Yes.")
     return level, f"No: {'; '.join(parts)}." if level == "error" else f"Look at {'; '.join(parts)}."
 
 
@@ -117,16 +121,12 @@ def _store(tier: TierState, title: str) -> Card:
         remedy = "tasks retry until it is back; check the server and the network"
         facts = [Fact("URL", tier.url), Fact("Reachable", tier.error, "error", remedy)]
         return Card.of(title, "/stores", "unavailable", facts)
-    facts = [Fact("URL", tier.url), Fact("Round trip", _rounded(tier.latency))]
+    facts = [Fact("URL", tier.url), Fact("Round trip", human_latency(tier.latency))]
     for capacity in tier.capacity:
         facts += _capacity(capacity)
     worst = max(facts, key=lambda fact: _RANK[fact.level])
     summary = "reachable" if worst.level == "ok" else worst.name.lower() + " " + worst.text
     return Card.of(title, "/stores", summary, facts)
-
-
-def _rounded(seconds: float | None) -> str:
-    return human_latency(None if seconds is None else float(f"{seconds:.2g}"))
 
 
 def _capacity(capacity: Capacity) -> Iterator[Fact]:
@@ -177,10 +177,12 @@ def workers_of(kept: Refreshed[Compared]) -> Card:
         ),
         _named("Without offload", without),
         _named("Not replying", silent),
-        Fact("Findings", human_number(len(found)) if found else "none"),
+        Fact("Problems", human_number(len(found)) if found else "none"),
         *(Fact("", each.what, each.level, each.remedy) for each in found[:_SHOWN]),
     ]
     online = f"{human_number(len(asked.workers))} online" if asked.workers else "none replied"
+    if found:
+        online += f", {human_count(len(found), 'problem')}"
     return Card.of("Workers", "/workers", online, facts)
 
 

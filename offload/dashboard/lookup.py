@@ -34,6 +34,8 @@ _MAX_TEXT = 500  # characters of a fact
 _MAX_ITEMS = 50  # items of a list in a fact
 _LABELS = {"ttl": "Expires in", "date_done": "Finished", "content_bytes": "Bytes"}
 
+_KINDS = {"root": "manifest"}
+
 _Facts = list[tuple[str, str]]
 
 
@@ -306,17 +308,19 @@ def _format(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return _join(f"{key}: {_format(str(key), item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
+        if name == "buffers":
+            return _join(map(human_size, value))
         if name == "columns":  # pairs of name and dtype
             return _join(
                 " ".join(map(str, item)) if isinstance(item, (list, tuple)) else str(item)
                 for item in value
             )
         return _join(_format(name, item) for item in value)
-    return str(value)[:_MAX_TEXT]
+    return _KINDS.get(value, str(value)[:_MAX_TEXT]) if name == "kind" else str(value)[:_MAX_TEXT]
 
 
 def _format_number(name: str, value: float) -> str:
-    if name.endswith("bytes") or name == "buffers":
+    if name.endswith("bytes"):
         size = human_size(int(value))
         return f"{size} ({value:,} bytes)" if value >= 1000 else size
     if name in {"ttl", "age"}:

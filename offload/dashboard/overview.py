@@ -12,10 +12,11 @@ from offload.dashboard.state import state_of
 from offload.dashboard.statistics import TIME_RANGES, Timeline, TimeRange
 from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
-from offload.text import human_number
+from offload.text import human_count
 
 __all__ = ("ROUTES", "latency", "time_range_of")
 
+_SHOWN = {"serialise": "serialize"}
 _PATIENCE = 0.1  # seconds that the first request waits for each check
 
 
@@ -28,7 +29,7 @@ def _overview(request: Request) -> Response:
     workers = state.cluster.workers.get()
     cards = [*stores_of(state.cluster.stores.get(_PATIENCE)), workers_of(workers)]
     errors = errors_of(found.total, statistics.errors(), found.start)
-    level, answer = verdict(cards, errors, time_range.label)
+    level, answer = verdict(cards, errors, time_range.phrase)
     return render(
         request,
         "overview.html",
@@ -94,8 +95,12 @@ def latency(figures: Figures) -> Chart:
         label: [_bounded(figures.quantile(step, part)) for step in steps]
         for label, part in {"median": 0.5, "95 %": 0.95, "99 %": 0.99}.items()
     }
-    labels = [f"{step} ({human_number(figures.times(step)[-1])} times)" for step in steps]
+    labels = [f"{_SHOWN.get(step, step)} ({_times(figures, step)})" for step in steps]
     return Chart("latency", "Latency by step", labels, series, unit="seconds", heading="Step")
+
+
+def _times(figures: Figures, step: str) -> str:
+    return human_count(figures.times(step)[-1], "time")
 
 
 def _bounded(seconds: float | None) -> float:

@@ -18,8 +18,10 @@ from starlette.responses import HTMLResponse, Response
 
 from offload.dashboard.security import FIELD, path_of, root_of, sign, token_of
 from offload.dashboard.state import state_of
+from offload.dashboard.statistics import TIME_RANGES
 from offload.text import (
     UNKNOWN,
+    human_count,
     human_duration,
     human_latency,
     human_number,
@@ -29,11 +31,13 @@ from offload.text import (
     human_time_saved,
 )
 
-__all__ = ("Chart", "Column", "Table", "along_time", "moment", "number_of", "render")
+__all__ = ("Chart", "Column", "Table", "ago", "along_time", "moment", "number_of", "render")
 
 T = TypeVar("T")
 
 _ROWS = 100  # of a table on a page
+_FILTERS = ("q", "type", "larger", "held", "by")  # parameters of the pages' filters
+_TIMED = ("/", "/tasks", "/catalog", "/estimate")  # pages with a time range
 _NAVIGATION = {
     "/": "Overview",
     "/tasks": "Tasks",
@@ -62,7 +66,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         root=root_of(request.scope),
         path=path_of(request.scope),
         query=request.query_params,
-        navigation=_NAVIGATION,
+        navigation=_navigation(request),
         tab=_tab(path_of(request.scope)),
         store=state_of(request).runtime.store.url,
         now=time.time(),
@@ -74,6 +78,13 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     response = HTMLResponse(page.encode("utf-8", "replace"), status)
     sign(request, response)
     return response
+
+
+def _navigation(request: Request) -> dict[str, str]:
+    """Return the labels of pages by their addresses, which keep the time range."""
+    since = request.query_params.get("since", "")
+    kept = f"?since={since}" if since in TIME_RANGES else ""
+    return {path + (kept if path in _TIMED else ""): name for path, name in _NAVIGATION.items()}
 
 
 def _tab(path: str) -> str:
@@ -96,7 +107,7 @@ def moment(at: float | None) -> Markup | str:
     )
 
 
-def _ago(at: float | None, now: float) -> str:
+def ago(at: float | None, now: float) -> str:
     """Say how long ago a time is: ``12 s ago``."""
     return UNKNOWN if at is None else f"{human_duration(max(now - at, 0.0))} ago"
 
@@ -113,9 +124,9 @@ def _share(part: float | None) -> str:
     return "100%" if part == 1 else f"{min(part, 0.999):.1%}"
 
 
-def _count(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun: ``1 value``, ``2 values``."""
-    return f"{human_number(number)} {one if number == 1 else many or one + 's'}"
+def _is_filtered(query: Mapping[str, str]) -> bool:
+    """Return whether an address has a filter that may explain why there are no rows."""
+    return any(query.get(name) for name in _FILTERS)
 
 
 def _link(query: Mapping[str, str], **changed: object) -> str:
@@ -133,8 +144,8 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        ago=_ago,
-        count=_count,
+        ago=ago,
+        count=human_count,
         moment=moment,
         number=human_number,
         percent=human_percent,
@@ -148,6 +159,7 @@ def _templates() -> Environment:
         json=lambda value: json.dumps(value, separators=(",", ":")),
     )
     made.globals["link"] = _link
+    made.globals["is_filtered"] = _is_filtered
     return made
 
 
@@ -256,6 +268,7 @@ class Table(Generic[T]):
         sort, descending: the column and direction of sorting.
         total: rows on all pages.
         page, pages: from 1.
+        empty: says why there are no rows, and how to get some.
     """
 
     name: str
@@ -268,6 +281,7 @@ class Table(Generic[T]):
     total: int
     page: int = 1
     pages: int = 1
+    empty: str = ""
 
     @classmethod
     def of(
@@ -281,6 +295,7 @@ class Table(Generic[T]):
         sort: str,
         descending: bool = True,
         name: str = "",
+        empty: str = "",
     ) -> Table[T]:
         """Return the page of *rows* that *query* requests (``sort``, ``desc``, ``page``).
 
@@ -306,6 +321,7 @@ class Table(Generic[T]):
             len(ordered),
             page,
             pages,
+            empty,
         )
 
 

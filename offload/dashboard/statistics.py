@@ -13,7 +13,10 @@ from offload.metrics.report import Figures, Report, report, timeline
 from offload.metrics.storage import sums_of
 from offload.stores.sums import SPANS, Span
 
-__all__ = ("DEFAULT", "TIME_RANGES", "Rates", "Statistics", "TimeRange", "Timeline")
+__all__ = ("DEFAULT", "OUTSIDE", "TIME_RANGES", "Rates", "Statistics", "TimeRange", "Timeline")
+
+OUTSIDE = "(outside tasks)"
+"""The label of what no task sent or read, such as values of `Offload.put`."""
 
 _LEAST = 5  # steps of a timeline
 _RATE = 5  # minutes over which rates are averaged
@@ -35,6 +38,13 @@ class TimeRange:
     label: str
     seconds: int | None
     span: Span
+
+    @property
+    def phrase(self) -> str:
+        """When it is, within a sentence: ``in the last 3 hours``."""
+        if self.seconds is None:
+            return "since counting began"
+        return f"in the last {self.label.removeprefix('1 ')}"
 
 
 TIME_RANGES = {

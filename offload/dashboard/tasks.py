@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -12,9 +13,9 @@ from starlette.routing import Route
 
 from offload.dashboard.health import errors_of, recent_errors
 from offload.dashboard.overview import latency, time_range_of
-from offload.dashboard.rendering import Chart, Column, Table, moment, render
+from offload.dashboard.rendering import Chart, Column, Table, ago, render
 from offload.dashboard.state import state_of
-from offload.dashboard.statistics import TIME_RANGES
+from offload.dashboard.statistics import OUTSIDE, TIME_RANGES
 from offload.metrics.counters import SIZES, size_names
 from offload.metrics.report import Figures
 from offload.text import (
@@ -107,7 +108,7 @@ _FIGURES: list[Column[_Row]] = [
 _LATEST: Column[_Row] = Column(
     "latest",
     "Latest error",
-    lambda row: moment(row.latest),
+    lambda row: ago(row.latest, time.time()),
     lambda row: row.latest or 0.0,
     wide=True,
 )
@@ -143,7 +144,7 @@ def _named(label: str, *, linked: bool) -> Column[_Row]:
     return Column(
         "name",
         label,
-        lambda row: row.name or "(none)",
+        lambda row: row.name or OUTSIDE,
         lambda row: row.name,
         wide=True,
         link=link if linked else None,
@@ -180,17 +181,18 @@ def _task(request: Request) -> Response:
     statistics = state_of(request).statistics
     found = statistics.report(time_range, tasks=True)
     figures = found.tasks.get(name, Figures({}))
+    recent = recent_errors(each for each in statistics.errors() if each.task == name)
     rows = [
         _Row(argument, each) for (task, argument), each in found.arguments.items() if task == name
     ]
     return render(
         request,
         "task.html",
-        title=name or "(none)",
-        known=name in found.tasks,
+        title=name or OUTSIDE,
+        known=name in found.tasks or bool(recent),
         figures=figures,
         errors=errors_of(figures),
-        recent=recent_errors(each for each in statistics.errors() if each.task == name),
+        recent=recent,
         charts=[_sizes(figures), latency(figures)],
         table=_table(request, rows, "Arguments and result", linked=False),
     )
@@ -201,7 +203,7 @@ def _chart(rows: list[_Row]) -> Chart:
     return Chart(
         "tasks",
         f"Bytes of the top {_DRAWN} tasks" if len(rows) > _DRAWN else "Bytes by task",
-        [row.name or "(none)" for row in most],
+        [row.name or OUTSIDE for row in most],
         {
             "kept out of messages": [row.figures["bytes_offloaded"] for row in most],
             "uploaded": [row.figures["bytes_uploaded"] for row in most],
@@ -251,6 +253,7 @@ def _table(request: Request, rows: list[_Row], caption: str, *, linked: bool) ->
         caption=caption,
         identify=lambda row: row.name,
         sort="bytes",
+        empty="No task has sent or read a large value yet." if linked else "No arguments.",
     )
 
 

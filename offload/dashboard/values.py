@@ -128,6 +128,7 @@ def _table(
         count,
         page,
         pages,
+        "No values yet: call a task with a large argument.",
     )
 
 

@@ -25,6 +25,7 @@ __all__ = ("ROUTES",)
 
 _PATIENCE = 3.0  # seconds that the first request waits for data
 _SHOWN = 3  # settings that a row names
+_STATES = {"without": "missing", "silent": "no reply", "unreadable": "unreadable reply"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,11 @@ _COLUMNS: list[Column[_Row]] = [
         link=lambda row: "/worker?" + urlencode({"name": row.name}),
     ),
     Column(
-        "state", "Offload", lambda row: row.worker.state, lambda row: row.worker.state, wide=True
+        "state",
+        "Offload",
+        lambda row: _STATES.get(row.worker.state, row.worker.state),
+        lambda row: row.worker.state,
+        wide=True,
     ),
     Column(
         "version",
@@ -176,6 +181,7 @@ def _workers(request: Request) -> Response:
             identify=lambda row: row.name,
             sort="name",
             descending=False,
+            empty="No worker replied. Start one, or check that it uses the broker of this app.",
         ),
     )
 

@@ -130,7 +130,7 @@ def test_shared_chunks_are_counted_on_request(filled):
 def test_an_empty_store(shop):
     """An empty store is no error."""
     text = page(shop.client())
-    assert "Nothing." in text
+    assert "No blobs yet" in text
     assert blobs(text) == []
 
 

@@ -34,6 +34,17 @@ def own_redis():
         yield server
 
 
+def update_until(page, shown):
+    """Update a page, without waiting for its timer, until an element is shown."""
+
+    def updated():
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for_timeout(200)
+        return shown.is_visible()
+
+    wait_until(updated, "the page is updated", 60)
+
+
 def savings(page):
     return page.get_by_role("region", name="What does it save?")
 
@@ -47,10 +58,10 @@ def test_a_store_becomes_unavailable_and_comes_back(own_redis, serve, look):
     page = look(serve(shop.url).url, expected=["503"])
     expect(savings(page)).to_contain_text("8 values by reference")
     own_redis.stop()
-    expect(page.get_by_role("alert")).to_be_visible(timeout=60_000)
+    update_until(page, page.get_by_role("alert"))
     expect(page.locator("h1")).to_have_text(AWAY)
     own_redis.start()
-    expect(savings(page)).to_contain_text("0 values by reference", timeout=60_000)
+    update_until(page, savings(page).get_by_text("0 values by reference"))
     expect(page.locator("h1")).to_have_text("Overview")
 
 
@@ -63,7 +74,7 @@ def test_an_unavailable_dashboard_is_reported(shop, serve, look):
     page = look(served.url, expected=["ERR_CONNECTION_REFUSED"])
     expect(page.locator("#stale")).to_be_hidden()
     served.process.stop()
-    expect(page.locator("#stale")).to_be_visible(timeout=60_000)
+    update_until(page, page.locator("#stale"))
     expect(savings(page)).to_contain_text("8 values by reference")
 
 
@@ -150,17 +161,17 @@ def test_foreign_statistics_are_ignored(shop, redis):
     assert "8 values by reference" in client.get("/?since=3h").text
 
 
-def test_a_million_task_names_are_a_bounded_page(shop):
+def test_many_task_names_are_a_bounded_page(shop):
     """The store keeps a bounded number of task names, and a page shows some of them."""
     tallies = sums_of(shop.hook.store)
-    for number in range(20):
-        names = [f"values_offloaded{LABEL}task{number}.{at}{LABEL}" for at in range(50_000)]
+    for number in range(15):
+        names = [f"values_offloaded{LABEL}task{number}.{at}{LABEL}" for at in range(4_000)]
         tallies.add(CounterBatch(f"p{number}", 1, dict.fromkeys(names, 1), {}))
     client = shop.client()
     answer = client.get("/tasks?sort=name&page=3")
     assert answer.text.count("<tr data-key=") == 100
     assert len(answer.content) < 200_000
-    assert "1,000,000" in client.get("/?since=all").text
+    assert "60,000" in client.get("/?since=all").text
 
 
 def test_two_dashboards_show_the_same(shop):
@@ -172,7 +183,7 @@ def test_two_dashboards_show_the_same(shop):
 
 
 def test_many_requests_take_no_memory(shop):
-    """After eighty requests, two hundred more leave no object behind."""
+    """After forty requests, eighty more leave no object behind."""
     shop.work()
     client = shop.client()
     paths = ("/", "/?since=1h", "/tasks?sort=name", "/task?name=shop.report", "/estimate")
@@ -184,7 +195,24 @@ def test_many_requests_take_no_memory(shop):
         for number in range(times):
             client.get(paths[number % len(paths)])
 
-    assert_no_growth(ask, 40, 40_000)
+    assert_no_growth(ask, 20, 40_000)
+
+
+_UPDATES = """async times => {
+    window.answer ??= await (await fetch(location.href)).text();
+    for (let left = times; left; left -= 1) {
+        const number = window.number = (window.number ?? 1000) + 1;
+        const text = window.answer
+            .replace(/(y&#34;:\\[\\[)\\d+/g, `$1${number}`)
+            .replace(/\\d+ values by reference/g, `${number} values by reference`);
+        window.fetch = async () => new Response(text);
+        document.dispatchEvent(new Event("visibilitychange"));
+        while (!document.querySelector(".plot").drawn.includes(`[[${number},`)) {
+            await new Promise(resolve => setTimeout(resolve, 1));
+        }
+    }
+}"""
+"""Update the page with changing figures, as if the dashboard had answered."""
 
 
 @pytest.mark.integration
@@ -198,16 +226,7 @@ def test_a_browser_left_open_takes_no_memory(shop, serve, look):
     asked.send("Performance.enable")
 
     def update(times):
-        for number in range(times):
-            tally = {
-                f"values_offloaded{LABEL}shop.report": 1,
-                f"bytes_offloaded{LABEL}shop.report": number,
-            }
-            sums_of(shop.hook.store).add(
-                CounterBatch(f"{os.getpid()}-{times}", number, tally, tally)
-            )
-            with page.expect_response(lambda answer: answer.ok):
-                page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        page.evaluate(_UPDATES, times)
         asked.send("HeapProfiler.collectGarbage")
         found = asked.send("Performance.getMetrics")["metrics"]
         return {each["name"]: each["value"] for each in found}

@@ -106,7 +106,7 @@ def test_workers():
             findings=[Finding("error", "offload_secret differs", "set it to the same on all")],
         )
     )
-    assert (card.level, card.summary) == ("error", "3 online")
+    assert (card.level, card.summary) == ("error", "3 online, 1 problem")
     shown = facts(card)
     assert shown["Without offload"] == ("b@two", "warning")
     assert shown["Not replying"] == ("c@three", "warning")
@@ -139,12 +139,17 @@ def test_the_latest_error_of_each_kind():
 def test_the_verdict():
     """The answer is yes only if nothing has to be looked at."""
     healthy = stores_of(state(tier()))
-    assert verdict([*healthy, workers_of(Refreshed())], [], "1 hour") == ("ok", "Yes.")
+    assert verdict(healthy, [], "in the last hour") == ("ok", "Yes.")
+    unasked = verdict([*healthy, workers_of(Refreshed())], [], "in the last hour")
+    assert unasked == ("info", "No problems found; workers: asking….")
     full = stores_of(state(tier(Capacity(used=95, limit=100, policy="noeviction"))))
-    level, answer = verdict(full, [], "1 hour")
+    level, answer = verdict(full, [], "in the last hour")
     assert (level, answer) == ("warning", "Look at store: memory 95 B of 100 B (95%).")
     errors = errors_of(Figures({"errors_missing": 1}))
-    assert verdict(healthy, errors, "1 hour") == ("error", "No: 1 error (1 hour).")
+    assert verdict(healthy, errors, "in the last hour") == (
+        "error",
+        "No: 1 error in the last hour.",
+    )
 
 
 def test_the_order_of_the_first_page(shop):
@@ -246,7 +251,7 @@ def test_checks_appear_once_they_are_done(shop):
     client = shop.client()
     wait_until(lambda: "reachable" in client.get("/").text, "the store was checked")
     wait_until(lambda: "none replied" in client.get("/").text, "workers were asked")
-    assert "No errors." in client.get("/").text
+    assert "No errors in the last hour." in client.get("/").text
 
 
 def test_a_detail_page_keeps_its_tab(shop):

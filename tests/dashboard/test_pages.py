@@ -36,7 +36,7 @@ def test_the_overview_has_the_numbers_of_the_command(shop):
     assert human_size(total["bytes_offloaded"]) in page
     assert human_size(total["bytes_uploaded"]) in page
     assert f"{total['deduplication']:.1f}x" in page
-    assert "No errors." in page
+    assert "No errors since counting began." in page
 
 
 def shown(page, row):
@@ -68,7 +68,7 @@ def test_tasks_are_sorted_by_savings_errors_or_size(shop):
     client = shop.client()
     page = client.get("/tasks").text
     assert shown(page, "shop.count")["Errors"] == "1"
-    assert shown(page, "shop.count")["Latest error"].endswith("UTC")
+    assert shown(page, "shop.count")["Latest error"].endswith(" s ago")
     assert shown(page, "shop.report")["Latest error"] == "-"
     assert shown(page, "shop.report")["Mean size"] == "200.0 kB"
     for sort, first in (("bytes", "shop.report"), ("errors", "shop.count"), ("size", "shop.count")):
@@ -130,11 +130,11 @@ def test_what_the_catalog_counts(shop):
     shop.hook.recorder.write()
     client = shop.client()
     page = re.sub("(<[^>]*>)+", " ", client.get("/catalog", params={"since": "1h"}).text)
-    assert "Saved 5  versions; refused as they existed: 2 " in page
+    assert "Saved 5  versions in the last hour; refused because they existed: 2 " in page
     assert "Loaded 4  objects, and 3 late arguments of tasks " in page
     assert "Removed 2  versions " in page
     page = re.sub("(<[^>]*>)+", " ", client.get("/", params={"since": "1h"}).text)
-    assert "Catalog 5 saved  versions; 4 objects loaded, 3 late arguments of tasks " in page
+    assert "Catalog 5 versions  saved; 4 objects loaded, 3 late arguments of tasks " in page
 
 
 def test_tasks_are_sorted_and_filtered_by_the_address(shop):
@@ -174,10 +174,32 @@ def test_hostile_names_are_shown_as_text(shop):
 
 
 def test_an_empty_store_has_pages(shop):
-    """Without statistics, pages say so; it is no error."""
+    """Without statistics, pages say so, and a filter is blamed only if there is one."""
     client = shop.client()
-    assert "No data." in client.get("/").text
-    assert "Nothing." in client.get("/tasks").text
+    assert "Nothing was counted." in client.get("/").text
+    assert "No task has sent or read a large value yet." in client.get("/tasks").text
+    assert "Nothing matches this filter." in client.get("/tasks?q=report").text
+    assert "No objects yet" in client.get("/catalog").text
+
+
+def test_pages_keep_the_time_range(shop):
+    """Links to pages with a time range keep the chosen one, and others have none."""
+    page = shop.client().get("/tasks?since=3h").text.partition("<main")[0]
+    assert re.findall(r'href="/(\w*)\?since=3h"', page) == ["", "tasks", "catalog", "estimate"]
+    assert 'href="/values"' in page
+    assert re.findall(r'aria-current="page">(\w+)<', page) == ["Tasks"]
+    assert "since" not in shop.client().get("/tasks?since=<b>").text.partition("<main")[0]
+
+
+def test_errors_of_tasks_without_figures(shop):
+    """A task of which only the latest errors are known has a page with them."""
+    with shop.hook.counters.about("shop.report", "rows"):
+        shop.hook.counters.failed(BlobMissing("it is missing"))
+    shop.hook.recorder.write()
+    sums_of(shop.hook.store).clear()
+    page = shop.client().get("/task", params={"name": "shop.report"}).text
+    assert "it is missing" in page
+    assert "No errors" not in page
 
 
 @pytest.mark.parametrize("since", ("1h", "3h", "1d", "3d", "30d", "90d", "all", "<b>"))
