@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from importlib import import_module
+from itertools import accumulate
 from pkgutil import iter_modules
 from types import FunctionType, ModuleType
 from typing import Any
@@ -75,8 +76,8 @@ class Scope:
             return True
         if not self.modules:
             return False
-        parts = module.split(".")
-        return any(".".join(parts[: i + 1]) in self.modules for i in range(len(parts)))
+        packages = accumulate(module.split("."), "{}.{}".format)
+        return not self.modules.isdisjoint(packages)
 
     def including(self, module: str | None) -> Scope:
         """Return this scope extended by *module*."""

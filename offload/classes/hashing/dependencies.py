@@ -40,8 +40,11 @@ class HashDependencies:
     def name(self, names: Mapping[Any, Any], name: Any, value: Any) -> None:
         self._names.append((names, name, value))
 
-    def names(self, names: Mapping[Any, Any], which: Iterable[Any]) -> None:
+    def names(self, names: Mapping[Any, Any], which: Iterable[Any], *, added: bool = False) -> None:
+        """Watch the values of some names, and with *added* whether there are more of them."""
         self._names += [(names, name, names[name]) for name in which]
+        if added:
+            self._sizes.append((names, len(names)))
 
     def size(self, names: Mapping[Any, Any]) -> None:
         """Watch for added names."""
@@ -70,8 +73,7 @@ class HashDependencies:
         """Watch annotations, unless they are code (Python 3.14)."""
         if found and sys.version_info < (3, 14):
             own = obj.__annotations__
-            self.size(own)
-            self.names(own, own)
+            self.names(own, own, added=True)
 
     def changed_since(self, before: HashDependencies) -> str:
         """Return the first class attribute or global whose value changed since *before*; "" if

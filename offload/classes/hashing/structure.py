@@ -281,8 +281,7 @@ class StructuralHasher:
         self._named(b"keyword defaults", keywords or {})
         self._annotations(function)
         attributes = function.__dict__
-        self.watch.size(attributes)
-        self.watch.names(attributes, attributes)
+        self.watch.names(attributes, attributes, added=True)
         self._named(b"attributes", attributes)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if not is_repr_guard(code, name):
@@ -354,8 +353,7 @@ class StructuralHasher:
         if registered:
             self._unordered(b"registered", registered)
         attributes = attributes_of(cls)
-        self.watch.size(own)
-        self.watch.names(own, attributes)
+        self.watch.names(own, attributes, added=True)
         self._header(b"attributes", len(attributes))
         for name in sorted(attributes):
             value = attributes[name]

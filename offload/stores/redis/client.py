@@ -98,13 +98,16 @@ class RedisClient:
         self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be forever
         self._batches: tuple[BatchSource, Callable[[CounterBatch], Command]] | None = None
         self._drivers = PerProcess(connect, keep_inherited=True)
+        self._many_keys: bool | None = None
         self._deferred: deque[_Run] = deque()
         self._refused = 0
 
     @property
     def many_keys(self) -> bool:
         """Whether a command may have keys of several slots: not in a Cluster."""
-        return not _is_cluster(self.driver())
+        if self._many_keys is None:
+            self._many_keys = not _is_cluster(self.driver())
+        return self._many_keys
 
     @property
     def database(self) -> int:
