@@ -138,7 +138,7 @@ class Reader:
     def _get_small(self, ref: Ref[T], stored: Buffer) -> T:
         with self._counted():
             self._check(ref)
-            _, manifest = self._read_root(ref, stored)
+            _, manifest = self._read_root(ref, stored, root_limit(ref.size))
             value = self._value(ref, manifest, self._read_body(ref, manifest, self._in_memory))
         self._counters.add(values_fetched=1, bytes_fetched=ref.size)
         return value
@@ -239,14 +239,15 @@ class Reader:
             raise self._integrity_error(ref, exc.digest or digests[0], str(exc)) from exc
 
     def _root(self, ref: Ref[Any]) -> tuple[memoryview, Manifest]:
-        (stored,) = self.fetch(ref, [_digest(ref)], root_limit(ref.size) + MAX_OVERHEAD)
-        return self._read_root(ref, stored)
+        limit = root_limit(ref.size)
+        (stored,) = self.fetch(ref, [_digest(ref)], limit + MAX_OVERHEAD)
+        return self._read_root(ref, stored, limit)
 
-    def _read_root(self, ref: Ref[Any], stored: Buffer) -> tuple[memoryview, Manifest]:
+    def _read_root(self, ref: Ref[Any], stored: Buffer, limit: int) -> tuple[memoryview, Manifest]:
         digest = _digest(ref)
         where = f"{ref!r} in {self._store.url}"
         try:
-            root = read_blob(stored, digest, root_limit(ref.size), where, self._cipher)
+            root = read_blob(stored, digest, limit, where, self._cipher)
         except IntegrityError as exc:
             raise self._integrity_error(ref, digest, str(exc)) from exc
         manifest = read_root(root, size=ref.size, where=where)
@@ -265,13 +266,13 @@ class Reader:
         assembled = assembly(manifest)
         limit = max(chunk.size for chunk in manifest.chunks) + MAX_OVERHEAD
         blobs = self.fetch(ref, [chunk.digest for chunk in manifest.chunks], limit)
+        whole = f"{ref!r} in {self._store.url}"
 
         def decode(item: tuple[Piece, Buffer]) -> memoryview:
             piece, stored = item
             digest = piece.chunk.digest
             try:
-                where = f"chunk {digest} of {ref!r} in {self._store.url}"
-                return assembled.decode(piece, stored, where)
+                return assembled.decode(piece, stored, f"chunk {digest} of {whole}")
             except IntegrityError as exc:
                 raise self._integrity_error(ref, digest, str(exc)) from exc
 
