@@ -48,27 +48,7 @@ _FIRST = "1"  # the only version in a catalog that keeps one
 
 
 class Catalog(CatalogReader, MutableMapping[str, Any]):
-    """Named, versioned objects in one bucket of a store.
-
-    Also a mapping: ``catalog["churn:model"]`` is the latest version, and
-    ``catalog["churn:model@2.1"]`` that version. Iteration yields names.
-
-    Names are parts of printable characters, separated by ``/`` or ``:``. Versions are numbers such
-    as ``3`` or ``2.1``, ordered as PEP 440 says; ``latest`` is the highest, and a tag stands for
-    the version that it was given to. Safe to use from several threads, processes, and machines.
-
-    Args:
-        store: the store, its URL, or the URLs of its tiers.
-        bucket: each has names of its own.
-        versioned: whether versions are kept; otherwise each object has one.
-        mutable: whether a version may be overwritten.
-        accept: what may be stored and loaded besides data, by Celery's names: pass
-            ``("json", "pickle")`` for arbitrary objects, if you trust all who write to the store.
-        author: recorded with each version; default: host and process id.
-        settings: any of `offload.Settings` by keyword, such as ``secret`` or ``cache_size``.
-
-    Raises ConfigurationError for a wrong URL or setting, ValueError for a wrong bucket.
-    """
+    """A catalog without local copies, which `offload.catalog.offline.Catalog` adds."""
 
     # -- save and load
 

@@ -36,23 +36,7 @@ _VERIFY: dict[Verify, Cached] = {"none": "trust", "integrity": "check", "full": 
 
 
 class CatalogReader:
-    """The part of `offload.Catalog` that changes nothing.
-
-    Args:
-        store: the store, its URL, or the URLs of its tiers.
-        bucket: each has names of its own.
-        versioned: whether versions are kept; otherwise each object has one.
-        mutable: whether a version may be overwritten.
-        accept: what may be stored and loaded besides data, by Celery's names: pass
-            ``("json", "pickle")`` for arbitrary objects, if you trust all who write to the store.
-        author: recorded with each version; default: host and process id.
-        settings: any of `offload.Settings` by keyword, such as ``secret`` or ``cache_size``.
-
-    Raises ConfigurationError for a wrong URL or setting, ValueError for a wrong bucket.
-
-    Attributes:
-        versioned, mutable, author: as given.
-    """
+    """The part of `offload.Catalog` that changes nothing; see there for its arguments."""
 
     versioned: bool = True
     mutable: bool = False

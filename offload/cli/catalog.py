@@ -29,30 +29,15 @@ from offload.text import human_duration, human_size, printable, some
 
 _STREAM = Path("-")
 _METADATA = 60  # characters of metadata in a row
+_FACTS = (Column("SIZE", 9, number=True), Column("AGE", 9, number=True), Column("TYPE", 12))
 _OBJECTS = (
     Column("LATEST", 8),
     Column("VERSIONS", 8, number=True),
-    Column("SIZE", 9, number=True),
-    Column("AGE", 9, number=True),
-    Column("TYPE", 12),
+    *_FACTS,
     Column("OBJECT"),
 )
-_VERSIONS = (
-    Column("VERSION", 8),
-    Column("SIZE", 9, number=True),
-    Column("AGE", 9, number=True),
-    Column("TYPE", 12),
-    Column("TAGS", 12),
-    Column("METADATA"),
-)
-_FOUND = (
-    Column("VERSION", 8),
-    Column("SIZE", 9, number=True),
-    Column("AGE", 9, number=True),
-    Column("TYPE", 12),
-    Column("OBJECT", 24),
-    Column("METADATA"),
-)
+_VERSIONS = (Column("VERSION", 8), *_FACTS, Column("TAGS", 12), Column("METADATA"))
+_FOUND = (Column("VERSION", 8), *_FACTS, Column("OBJECT", 24), Column("METADATA"))
 
 in_bucket = click.option(
     "--bucket", default=DEFAULT, show_default=True, help="The bucket that the objects are in."

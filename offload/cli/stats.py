@@ -122,9 +122,7 @@ def _watch(read: Callable[[], Report], show: Callable[[Report], None], seconds: 
 
 
 def _print(runtime: Runtime, found: Report, since: float | None, by: str | None) -> None:
-    start = time.localtime(found.start)
-    when = "all time" if since is None else time.strftime("since %F %H:%M", start)
-    click.echo(f"{runtime.store.url}, {when}")
+    _print_span(runtime, since, found.start)
     if by is None:
         print_labelled(_describe(found.total).items(), _LABELS)
         return
@@ -133,6 +131,11 @@ def _print(runtime: Runtime, found: Report, since: float | None, by: str | None)
         print_rows(rows, [Column(by.upper(), breaks=True), *columns])
     else:
         click.echo("no counts")
+
+
+def _print_span(runtime: Runtime, since: float | None, start: float | None) -> None:
+    when = time.strftime("since %F %H:%M", time.localtime(start))
+    click.echo(f"{runtime.store.url}, {'all time' if since is None else when}")
 
 
 def _table(runtime: Runtime, found: Report, by: str) -> tuple[list[Column], list[tuple[str, ...]]]:
@@ -275,6 +278,8 @@ def _counts(figures: Figures) -> Mapping[str, Any]:
     }
 
 
+# -- predictions
+
 _SAVINGS = [
     Column(name, number=True)
     for name in ("OFFLOADED", "BYTES", "STORED", "ROUND TRIPS", "CPU SAVED")
@@ -306,9 +311,7 @@ def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: b
     if as_json:
         print_json({"store": runtime.store.url, "mode": runtime.settings.mode, **found.as_dict()})
         return
-    start = time.localtime(found.start)
-    when = "all time" if since is None else time.strftime("since %F %H:%M", start)
-    click.echo(f"{runtime.store.url}, {when}")
+    _print_span(runtime, since, found.start)
     if found.total.values:
         if by is None:
             print_rows(_by_threshold(found), _BY_THRESHOLD)

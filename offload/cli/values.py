@@ -41,13 +41,9 @@ def inspect(ctx: click.Context, what: str, as_json: bool) -> None:
     if as_json:
         print_json(json_finite(described))
     else:
-        _print(described)
+        print_rows(_rows(described))
     if "not_known" in described:
         ctx.exit(1)
-
-
-def _print(described: Mapping[str, Any]) -> None:
-    print_rows(_rows(described))
 
 
 def _rows(described: Mapping[str, Any], indent: str = "") -> list[tuple[str, str]]:
@@ -80,9 +76,7 @@ def _is_cut(name: str, described: Mapping[str, Any]) -> bool:
 def _shown(name: str, value: Any) -> str:
     if name.endswith("bytes"):
         return f"{human_size(value)} ({value:,} bytes)" if value >= 1000 else human_size(value)
-    if name == "ttl":
-        return human_duration(value)
-    if name == "age":
+    if name in ("ttl", "age"):
         return human_duration(value)
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
