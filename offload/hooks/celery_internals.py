@@ -21,7 +21,9 @@ __all__ = (
     "GET_BACKEND",
     "LIMIT_DELAYED",
     "RAISE_PARENT_ERROR",
+    "READ_META",
     "RESULT_META",
+    "STORE_STATE",
     "TAKE_META",
     "UNPACK_PART",
     "UNPICKLE_BACKEND",
@@ -57,6 +59,10 @@ TAKE_META = "_maybe_set_cache"
 """Of a result: takes metadata that has arrived, and calls the callbacks given to `then`."""
 RESULT_META = "_get_result_meta"
 """Of a backend that stores metadata as one value: builds it from a result and a state."""
+READ_META = "_get_task_meta_for"
+"""Of a backend with keys: reads a state by ``get``, once, and decodes it."""
+STORE_STATE = "_store_result"
+"""Of a backend with keys: reads the stored state by `READ_META`, and replaces all but a success."""
 CALL_ERRBACKS = "_call_task_errbacks"
 """Of a backend: takes a request, an exception, and a traceback."""
 UNPACK_PART = "_unpack_chord_result"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -39,6 +40,7 @@ from offload.hooks.paths import (
 )
 from offload.hooks.release import is_done, release
 from offload.hooks.runtime import Runtime
+from offload.hooks.state_ahead import StateAhead, asked_ahead
 from offload.hooks.usercode import KnownRefs, using
 from offload.ref import LostValue, Ref
 from offload.settings import TaskOptions
@@ -99,6 +101,7 @@ class Delivery:
             and its holder.
         has_stored: whether a state was stored.
         failure: the exception that was stored last, and what replaces it in the result backend.
+        ahead: the task's state in the backend, read while values were transferred; None: not read.
     """
 
     def __init__(self, runtime: Runtime, task: Any, task_id: Any) -> None:
@@ -122,6 +125,8 @@ class Delivery:
         self.state: tuple[Ref[Any], str] | None = None
         self.has_stored = False
         self.failure: tuple[Any, Any] | None = None
+        self.ahead: StateAhead | None = None
+        self._stores_state = False
         self._read_later: Callable[[], None] | None = None
         self._released = False
         self._sent_again = False
@@ -199,6 +204,7 @@ class Delivery:
         self.attempt, self.options, self.message = note.attempt, note.call, note.holds
         self.waits = note.waits
         self.until, self.since = note.until, note.since
+        self._stores_state = not (self.task.ignore_result or request.get("ignore_result"))
         if self.until is not None and is_redelivered(request):
             self.until = 0.0  # an earlier delivery may have released everything
         self._held += map(Ref.unbound, note.also)
@@ -254,7 +260,8 @@ class Delivery:
         root = {"args": self.args, "kwargs": self.kwargs}
         found = [(node_at(root, path), path) for path in wanted]
         found = [each for each in found if each[0].late is None or self.error is not None]
-        values = self._read(found, facts)
+        with self.reading_state() if found and self._stores_state else nullcontext():
+            values = self._read(found, facts)
         resolved = replace_each(root, wanted, lambda ref, _path: values.get(id(ref), ref))
         for ref, path in found:
             value = values[id(ref)]
@@ -378,6 +385,17 @@ class Delivery:
                     self.error = error or failed
                     read[id(ref)] = LostValue.of(ref, failed)
         return read
+
+    def reading_state(self) -> AbstractContextManager[None]:
+        """Have the backend read the state that Celery will ask for, while this block waits for the
+        store.
+        """
+        if self.ahead is not None and self.ahead.is_fresh:
+            return nullcontext()
+        return asked_ahead(self.task.backend, self.task_id, self._take_state)
+
+    def _take_state(self, ahead: StateAhead | None) -> None:
+        self.ahead = ahead
 
     def _wrap(self, facts: TaskFacts) -> None:
         """Wrap values that were sent in the message, for parameters annotated with Ref."""

@@ -10,6 +10,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from celery import states
@@ -178,9 +179,12 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         read: list[Any] = []
         if has_rows:
             read += read_row(runtime, backend, task_id, own, request, made)
+        store = store_result
+        if own is not None and own.ahead is not None:
+            store, own.ahead = partial(own.ahead.during, store_result), None
         token = _read.set(read)
         try:
-            done = store_result(
+            done = store(
                 task_id, result, state, traceback=traceback, request=_as_arrived(request), **options
             )
         finally:

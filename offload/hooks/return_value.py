@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 from celery.backends.base import DisabledBackend
@@ -79,7 +80,8 @@ def _put_result(runtime: Runtime, task: Any, delivery: Delivery, result: Any) ->
             if not (stored or passed_on):
                 return None
             hold = _result_hold(runtime, options, delivery, stored=stored)
-            ref = result_ref(runtime, options, result, serializer, hold)
+            with delivery.reading_state() if stored and not request.is_eager else nullcontext():
+                ref = result_ref(runtime, options, result, serializer, hold)
         except OffloadError as exc:
             runtime.counters.failed(exc)
             raise described(exc, task.name, "result") from exc

@@ -87,10 +87,19 @@ def exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
     return send(pool, commands)()
 
 
-def send(pool: Any, commands: Sequence[Command]) -> Callable[[], list[Any]]:
+def has_spare(pool: Any) -> bool:
+    """Return whether a pool has an idle connection, and most of those that it allows are unused, so
+    that one may be borrowed for longer than a command.
+    """
+    used, idle = (getattr(pool, f"_{kind}_connections", None) for kind in ("in_use", "available"))
+    return bool(idle) and used is not None and len(used) < pool.max_connections // 4
+
+
+def send(pool: Any, commands: Sequence[Command]) -> Callable[..., list[Any]]:
     """Send *commands* as `exchange` does; return a function that returns their answers.
 
-    It must be called once, in this process: until then, nobody else can use the connection.
+    It must be called once, in this process: until then, nobody else can use the connection. Given
+    a time in seconds, it returns an empty list if no answer arrives in it.
     """
     own = pool if hasattr(pool, "borrow") else None  # isinstance takes long for abstract classes
     connection = pool.get_connection(*_COMMAND) if own is None else own.borrow()
@@ -105,9 +114,11 @@ def send(pool: Any, commands: Sequence[Command]) -> Callable[[], list[Any]]:
         pool.release(connection)
         raise
 
-    def receive() -> list[Any]:
+    def receive(patience: float | None = None) -> list[Any]:
         answers: list[Any] = []
         try:
+            if patience is not None and not connection.can_read(timeout=patience):
+                return answers
             while len(answers) < len(commands):
                 try:
                     answers.append(connection.read_response())
