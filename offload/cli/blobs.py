@@ -65,7 +65,9 @@ def ls(
     quick: bool,
     as_json: bool,
 ) -> None:
-    """List the blobs in the store: values, and the chunks of large ones.
+    """List the blobs in the store.
+
+    Blobs are values, and the chunks of large ones.
 
     SIZE is the stored size, after compression. KIND comes from a blob's first bytes, which
     aren't verified. HOLDERS counts the messages, results, pins, and puts that need the blob; it is

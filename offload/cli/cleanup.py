@@ -193,7 +193,9 @@ def _release(runtime: Runtime, message: Any) -> str:
 @as_json
 @click.pass_context
 def reencrypt(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
-    """Move catalogs, pins, and shipped classes to the first encryption key.
+    """Encrypt stored records again, with the first key.
+
+    These are catalogs, pins, and shipped classes.
 
     Messages and results keep their old keys until they expire. The report counts the blobs under
     each key: once there are none under an old key, it can be removed. May run at any time, and

@@ -33,7 +33,7 @@ from offload.text import human_count, human_latency, human_size
 )
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, workers: bool, timeout: float) -> None:
-    """Find present and future problems, and say what to do about them.
+    """Find problems, and say what to do about them.
 
     Run it where publishers and workers run, with their settings. It writes a few bytes to the
     store and deletes them. The exit code is 1 if it finds an error, 69 if a store is unavailable,

@@ -14,7 +14,7 @@ _COLUMNS = (Column("LOCK"), Column("OWNER"), Column("EXPIRES IN"), Column("FENCE
 
 @click.group()
 def locks() -> None:
-    """List locks, and release those whose owner won't."""
+    """List and release locks."""
 
 
 @locks.command("list")
@@ -22,7 +22,7 @@ def locks() -> None:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
-    """List the locks that somebody has and whose names start with PREFIX.
+    """List the locks that are held and whose names start with PREFIX.
 
     OWNER is the host and process id of the process that acquired the lock. EXPIRES IN is
     how long the lock lasts if it isn't renewed.

@@ -46,7 +46,7 @@ _COLUMNS = (
 
 @click.group()
 def memo() -> None:
-    """List the results that `memo` remembers, and forget them."""
+    """List and forget remembered results."""
 
 
 @memo.command("list")

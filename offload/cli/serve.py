@@ -111,7 +111,7 @@ def _loopback(host: str) -> bool:
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 @click.pass_context
 def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool) -> None:
-    """Serve the statistics of all processes to Prometheus, at /metrics.
+    """Serve statistics to Prometheus, at /metrics.
 
     The exporter reads the store at every scrape, so one per store is enough.
     """

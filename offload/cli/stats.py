@@ -68,7 +68,9 @@ def stats(
     watch: float | None,
     reset: bool,
 ) -> None:
-    """Show the statistics of all processes: values, bytes, deduplication, errors, and times.
+    """Show what was saved, stored, and fetched.
+
+    The statistics of all processes: values, bytes, deduplication, errors, and times.
 
     A process writes its counts every few seconds (offload_stats_interval) and when it exits; a
     process that is killed loses the counts it hasn't written. Counts by argument are kept for all

@@ -190,10 +190,11 @@ _COLUMNS = (Column("NAME"), Column("VERSION"), Column("HOW"), Column("TYPE"))
 @as_json
 @click.pass_context
 def types(ctx: click.Context, as_json: bool) -> None:
-    """List the types that this process carries, besides Python's own, arrays, and frames.
+    """List the registered types.
 
-    These are the registered ones, those of packages that the app may import, and those that
-    kombu's register_type added to Celery's JSON.
+    This process carries them besides Python's own, arrays, and frames: types that the app
+    registered, those of packages that it may import, and those that kombu's register_type added to
+    Celery's JSON.
     """
     runtime = runtime_of(ctx)
     _ = runtime.settings  # lists types, too

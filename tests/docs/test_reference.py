@@ -12,9 +12,10 @@ import click
 import pytest
 
 import offload
-from offload import errors
+from offload import ConfigurationError, errors
 from offload.cli import offload as group
 from offload.settings import Settings
+from offload.stores import open_store
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -35,6 +36,18 @@ def test_every_setting_is_listed_with_its_default() -> None:
     for name in rows.keys() - described:
         shown = rows[name].strip("`").replace('"', "'")
         assert shown == repr(getattr(defaults, name)), name
+
+
+def test_every_option_of_s3_is_listed() -> None:
+    """The page about S3 lists every option of its URL, and no other."""
+    page = (REFERENCE.parent / "how-to" / "s3.md").read_text()
+    table = page.split("\n## Options\n")[1].split("\n## ")[0]
+    with pytest.raises(ConfigurationError) as caught:
+        open_store("s3://bucket?nothing=1&region=eu-central-1")
+    known = str(caught.value).split("known: ")[1].replace("; and ", ", ").split(", ")
+    head, *listed = first_cells(table.replace("| option |", "| `option` |"))
+    assert head == "option"
+    assert sorted(listed) == sorted(known)
 
 
 def test_every_error_is_listed() -> None:

@@ -12,7 +12,7 @@ __all__ = ("classes",)
 
 @click.group()
 def classes() -> None:
-    """Push classes and functions to workers that don't have them, and inspect versions."""
+    """Push classes to workers that lack them."""
 
 
 for _command in (diff, keygen, list_, prune, pull, push, rollback, show, status, tag, verify):
