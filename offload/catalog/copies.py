@@ -141,6 +141,7 @@ class LocalCopies:
             if self._pointers.read(pointer) == value:
                 found = self._read(record, own)
                 if found is not None:
+                    remote.counters.object_hit()
                     self._use(pointer)
                     return found[0]
                 self._fetch(record, ref, remote, anew=True)

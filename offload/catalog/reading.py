@@ -61,6 +61,10 @@ class CatalogReader:
             cache = open_cache(opened.url, checked, counters)
             return ContentStore(opened, Registry(checked.accept), checked, counters, cache=cache)
 
+        if "stats_interval" in settings:
+            from offload.metrics.recorder import Recorder
+
+            Recorder(counters, checked.stats_interval).attach(opened)
         self._set(PerProcess(make).get, bucket, lambda: "json", lambda: checked.grace)
         self.versioned, self.mutable, self.author = versioned, mutable, author
 
@@ -159,9 +163,8 @@ class CatalogReader:
             raise ValueError(f"verify is 'none', 'integrity', or 'full', not {verify!r}")
         if isinstance(name, str):
             record = self._pointers.find(check_name(name), check_asked(version))
-            value = self._value(record, verify)
-            self._content().counters.add(catalog_loads=1)
-            return value
+            with self._content().counters.loading(self._bucket, record.name):
+                return self._value(record, verify)
         return self._load_all(listed("name", name), version, verify)
 
     def _value(self, record: Record, verify: Verify = "none") -> Any:
@@ -196,8 +199,8 @@ class CatalogReader:
             outcome: Any = record
             if isinstance(record, Record):
                 try:
-                    outcome = next(values)
-                    content.counters.add(catalog_loads=1)
+                    with content.counters.loading(self._bucket, record.name):
+                        outcome = next(values)
                 except OffloadError as exc:
                     outcome = about(record, exc)
                     rest = [ref for place, ref in opened.items() if place > at]
@@ -316,7 +319,9 @@ class CatalogReader:
         It stands for this version, also when there are newer ones.
         """
         record = self._pointers.find(check_name(name), check_asked(version))
-        return self._opened(record)
+        opened = self._opened(record)
+        self._content().counters.of_object(self._bucket, record.name, catalog_refs=1)
+        return opened
 
     def late(self, name: str, version: str | int = LATEST) -> Ref[Any]:
         """Return a reference to whatever *version* of *name* stands for when a task starts.

@@ -24,7 +24,13 @@ from offload.cli.output import (
     write_value,
 )
 from offload.errors import ObjectNotFound, OffloadError, ValueTooLarge, VersionConflict
-from offload.inspect.catalog import ObjectState, describe_record, objects_of
+from offload.inspect.catalog import (
+    ObjectState,
+    describe_record,
+    describe_usage,
+    objects_of,
+    usage_of,
+)
 from offload.text import human_duration, human_size, printable, some
 
 _STREAM = Path("-")
@@ -126,12 +132,13 @@ def _where(ctx: click.Context, bucket: str) -> str:
 @as_json
 @click.pass_context
 def show(ctx: click.Context, label: str, bucket: str, as_json: bool) -> None:
-    """Show what is recorded of a version. Its content isn't read."""
+    """Show what is recorded of a version, and how its object is used. Its content isn't read."""
     name, version = split_label(label)
     record = _catalog(ctx, bucket).info(name, version or LATEST)
     described = describe_record(record)
+    used = describe_usage(usage_of(runtime_of(ctx)).get((bucket, name)))
     if as_json:
-        print_json(described)
+        print_json({**described, "usage": used})
         return
     size = human_size(record.size)
     texts = {
@@ -140,6 +147,9 @@ def show(ctx: click.Context, label: str, bucket: str, as_json: bool) -> None:
         "bytes": f"{size} ({record.size:,} bytes)" if record.size >= 1000 else size,
         "digest": record.digest or "-",
         "metadata": json.dumps(record.metadata, ensure_ascii=False),
+        "used": f"{used['loads']:,} loads ({used['hits']:,} from copies), "
+        f"{used['refs']:,} references, {used['late']:,} late arguments: all versions, 90 days",
+        "last used": used["last_used"] or "-",
     }
     print_rows((key, str(value)) for key, value in texts.items())
 

@@ -10,15 +10,17 @@ from typing import Any
 
 import click
 
+from offload.catalog.names import DEFAULT
 from offload.cli.options import DURATION, as_json, runtime_of
 from offload.cli.output import Column, print_json, print_labelled, print_rows
 from offload.errors import StoreUnavailable
 from offload.hooks.runtime import Runtime
+from offload.inspect.catalog import describe_usage, usage_of
 from offload.metrics.counters import BOUNDS, STEPS
 from offload.metrics.estimate import Candidate, Estimate
 from offload.metrics.estimate import estimate as estimate_of
 from offload.metrics.latest import error_log_of
-from offload.metrics.report import Figures, Report, by_store, report
+from offload.metrics.report import Figures, Report, Usage, by_store, report
 from offload.metrics.storage import sums_of
 from offload.text import (
     human_count,
@@ -26,6 +28,7 @@ from offload.text import (
     human_percent,
     human_ratio,
     human_size,
+    human_time,
     human_time_saved,
     printable,
 )
@@ -48,12 +51,19 @@ _STORE_COLUMNS = [
     Column(name, number=True)
     for name in ("BLOBS", "STORED", "FETCHED", "FAILED CALLS", "UPLOAD 99%", "FETCH 99%")
 ]
+_OBJECT_COLUMNS = [
+    Column("OBJECT", breaks=True),
+    *(Column(name, number=True) for name in ("LOADS", "HITS", "REFERENCES", "LATE")),
+    Column("LAST USED"),
+]
 _LABELS = 10  # characters
 
 
 @click.command()
 @click.option("--since", type=DURATION, metavar="TIME", help="Only the last 30m, 6h, 7d…")
-@click.option("--by", type=click.Choice(["task", "argument", "store"]), help="One row for each.")
+@click.option(
+    "--by", type=click.Choice(["task", "argument", "store", "object"]), help="One row for each."
+)
 @as_json
 @click.option(
     "--watch", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Repeat until interrupted."
@@ -74,8 +84,11 @@ def stats(
 
     A process writes its counts every few seconds (offload_stats_interval) and when it exits; a
     process that is killed loses the counts it hasn't written. Counts by argument are kept for all
-    time only, those by task and store also by the hour.
+    time only, those by task and store also by the hour, and those by object of the catalog for 90
+    days.
     """
+    if since is not None and by == "object":
+        raise click.UsageError("counts by object are those of 90 days: omit --since")
     if since is not None and by == "argument":
         raise click.UsageError(
             "counts by argument are kept for all time only: omit --since or --by argument"
@@ -99,7 +112,9 @@ def stats(
 
     def show(found: Report) -> None:
         if as_json:
-            print_json(_document(runtime, found))
+            print_json(
+                {**_document(runtime, found), **(_objects(runtime) if by == "object" else {})}
+            )
         else:
             _print(runtime, found, since, by)
 
@@ -128,6 +143,9 @@ def _print(runtime: Runtime, found: Report, since: float | None, by: str | None)
     if by is None:
         print_labelled(_describe(found.total).items(), _LABELS)
         return
+    if by == "object":
+        _print_objects(runtime)
+        return
     columns, rows = _table(runtime, found, by)
     if rows:
         print_rows(rows, [Column(by.upper(), breaks=True), *columns])
@@ -138,6 +156,34 @@ def _print(runtime: Runtime, found: Report, since: float | None, by: str | None)
 def _print_span(runtime: Runtime, since: float | None, start: float | None) -> None:
     when = time.strftime("since %F %H:%M", time.localtime(start))
     click.echo(f"{runtime.store.url}, {'all time' if since is None else when}")
+
+
+def _print_objects(runtime: Runtime) -> None:
+    rows = [
+        (
+            name if bucket == DEFAULT else f"{bucket}/{name}",
+            *(f"{number:,}" for number in (used.loads, used.hits, used.refs, used.late)),
+            "-" if used.last is None else human_time(used.last),
+        )
+        for (bucket, name), used in _by_use(runtime)
+    ]
+    if rows:
+        print_rows(rows, _OBJECT_COLUMNS)
+    else:
+        click.echo("no counts")
+
+
+def _by_use(runtime: Runtime) -> list[tuple[tuple[str, str], Usage]]:
+    return sorted(usage_of(runtime).items(), key=lambda item: (-item[1].uses, item[0]))
+
+
+def _objects(runtime: Runtime) -> dict[str, Any]:
+    return {
+        "objects": [
+            {"bucket": bucket, "name": name, **describe_usage(used)}
+            for (bucket, name), used in _by_use(runtime)
+        ]
+    }
 
 
 def _table(runtime: Runtime, found: Report, by: str) -> tuple[list[Column], list[tuple[str, ...]]]:
@@ -229,7 +275,7 @@ def _describe(total: Figures) -> dict[str, str]:
             f"{some('catalog_saves', 'version', ' saved')} "
             f"({number('catalog_conflicts')} existed), "
             f"{some('catalog_loads', 'object', ' loaded')}, "
-            f"{some('catalog_late', 'late argument')}, "
+            f"{some('catalog_refs', 'reference')}, {some('catalog_late', 'late argument')}, "
             f"{some('catalog_removed', 'version', ' removed')}"
         )
     if total["observed_values"]:

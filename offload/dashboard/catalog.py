@@ -16,9 +16,10 @@ from offload.catalog import Record
 from offload.catalog.names import DEFAULT
 from offload.dashboard.overview import time_range_of
 from offload.dashboard.rendering import Column, Table, moment, render
-from offload.dashboard.state import state_of
+from offload.dashboard.state import Objects, state_of
 from offload.dashboard.statistics import TIME_RANGES
 from offload.inspect.catalog import INSPECTED, ObjectState, VersionState, objects_of
+from offload.metrics.report import Usage
 from offload.text import UNKNOWN, human_number, human_size
 
 __all__ = ("ROUTES",)
@@ -141,7 +142,7 @@ def _catalog(request: Request) -> Response:
         total=state_of(request).statistics.report(time_range).total,
         table=Table.of(
             request.query_params,
-            _OBJECTS,
+            [*_OBJECTS, *_use_columns(catalog)],
             filter(matches, objects_of(records)),
             caption="Objects",
             identify=lambda state: state.name,
@@ -150,6 +151,31 @@ def _catalog(request: Request) -> Response:
             empty='No objects yet: save one with app.offload.catalog.save("name", value).',
         ),
     )
+
+
+def _use_columns(catalog: Objects) -> list[Column[ObjectState]]:
+    def used(state: ObjectState) -> Usage:
+        return catalog.usage(state.latest.bucket, state.name)
+
+    return [
+        Column.figure(
+            "used",
+            "Used",
+            lambda state: used(state).uses,
+            human_number,
+            "loads, references for tasks, and late arguments, all versions, 90 days",
+        ),
+        Column(
+            "last",
+            "Last used",
+            lambda state: _last_use(used(state)),
+            lambda state: used(state).last or 0.0,
+        ),
+    ]
+
+
+def _last_use(used: Usage) -> Any:
+    return UNKNOWN if used.last is None else moment(used.last)
 
 
 def _search(text: str) -> Callable[[ObjectState], bool]:
@@ -183,6 +209,7 @@ def _object(request: Request) -> Response:
     name = request.query_params.get("name", "")
     bucket = request.query_params.get("bucket", DEFAULT)
     versions = state_of(request).catalog.versions(bucket, name)
+    used = state_of(request).catalog.usage(bucket, name)
     table = Table.of(
         request.query_params,
         _VERSIONS,
@@ -199,6 +226,8 @@ def _object(request: Request) -> Response:
         inspected=INSPECTED if len(versions) > INSPECTED else 0,
         problems={each.record.version: each.problem for each in versions if each.problem},
         size=sum(each.record.size for each in versions),
+        used=used,
+        last_used=_last_use(used),
         table=table,
     )
 

@@ -18,10 +18,11 @@ from offload.doctor.store import StoreState, inspect_store
 from offload.errors import CodeError, ObjectNotFound
 from offload.hooks.runtime import Runtime
 from offload.inspect import Finding
-from offload.inspect.catalog import VersionState, versions_of
+from offload.inspect.catalog import VersionState, usage_of, versions_of
 from offload.inspect.classes import ClassState, History, classes_of, history_of
 from offload.inspect.config_drift import config_drift
 from offload.inspect.workers import Worker, Workers, ask_workers, this_process
+from offload.metrics.report import Usage
 
 _STORES = 10.0  # seconds between two checks of the stores
 _WORKERS = 15.0  # of the workers
@@ -124,6 +125,9 @@ class Objects:
         self._buckets: TTLCache[list[str]] = TTLCache(runtime.catalog.buckets, _OBJECTS)
         self._records: TTLCache[list[Record]] = TTLCache(self._find, _OBJECTS, most=_BUCKETS)
         self._versions: TTLCache[list[VersionState]] = TTLCache(self._inspect, _OBJECTS)
+        self._usage: TTLCache[dict[tuple[str, str], Usage]] = TTLCache(
+            lambda: usage_of(runtime), _OBJECTS
+        )
 
     def buckets(self) -> list[str]:
         """Return the names of all buckets. Raises StoreUnavailable."""
@@ -132,6 +136,10 @@ class Objects:
     def records(self, bucket: str) -> list[Record]:
         """Return the records of a bucket, by name and version. Raises StoreUnavailable."""
         return self._records.get(bucket)
+
+    def usage(self, bucket: str, name: str) -> Usage:
+        """Return how an object was used in the last 90 days. Raises StoreUnavailable."""
+        return self._usage.get().get((bucket, name), Usage())
 
     def versions(self, bucket: str, name: str) -> list[VersionState]:
         """Return the versions of an object, the lowest first; [] if there is no such object.

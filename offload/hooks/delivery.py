@@ -328,7 +328,8 @@ class Delivery:
             where = label(path, facts.parameters)
             with counters.about(self.task.name, where):
                 if isinstance(outcome, Ref):
-                    counters.add(catalog_late=1)
+                    if late.late is not None:
+                        counters.of_object(late.late.bucket, late.late.name, catalog_late=1)
                     refs[id(late)] = outcome
                 else:
                     counters.failed(outcome)

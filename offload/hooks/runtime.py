@@ -184,7 +184,8 @@ class Runtime:
         (found,) = pin(self.content, [opened.late])
         if isinstance(found, OffloadError):
             raise found
-        self.counters.add(catalog_late=1)
+        late = opened.late
+        self.counters.of_object(late.bucket, late.name, catalog_late=1)
         return found
 
     def pin(self, ref: Ref[Any], name: str) -> None:

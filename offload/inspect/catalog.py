@@ -12,7 +12,10 @@ from offload.catalog import Record
 from offload.content.store import ContentStore
 from offload.digest import Digest
 from offload.errors import OffloadError
+from offload.hooks.runtime import Runtime
 from offload.inspect.blobs import stored_sizes
+from offload.metrics.report import Usage, usage
+from offload.metrics.storage import has_counters, sums_of
 from offload.text import human_time
 
 INSPECTED = 50
@@ -61,6 +64,29 @@ def objects_of(records: Iterable[Record]) -> list[ObjectState]:
         size = sum(record.size for record in versions)
         found.append(ObjectState(name, versions[-1], len(versions), size))
     return found
+
+
+def usage_of(runtime: Runtime) -> dict[tuple[str, str], Usage]:
+    """Return how each object was used in the last 90 days, by bucket and name.
+
+    What this process has counted is among it. Raises StoreUnavailable.
+    """
+    if not has_counters(runtime.store):
+        return {}
+    runtime.recorder.write()
+    return usage(sums_of(runtime.store))
+
+
+def describe_usage(used: Usage | None) -> dict[str, Any]:
+    """Return how an object was used (None: not at all) as plain data."""
+    used = used or Usage()
+    return {
+        "loads": used.loads,
+        "hits": used.hits,
+        "late": used.late,
+        "refs": used.refs,
+        "last_used": None if used.last is None else human_time(used.last),
+    }
 
 
 def versions_of(content: ContentStore, records: Sequence[Record]) -> list[VersionState]:

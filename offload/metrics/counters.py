@@ -8,8 +8,8 @@ import time
 import weakref
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +31,8 @@ __all__ = (
     "BOUNDS",
     "BY_TASK",
     "NAMES",
+    "OBJECT_PREFIX",
+    "OF_OBJECT",
     "OF_STORE",
     "OF_STORE_PREFIX",
     "OF_WORKER",
@@ -95,6 +97,7 @@ NAMES = {
     "catalog_conflicts": "versions not saved in the catalog because they existed",
     "catalog_loads": "objects loaded from the catalog",
     "catalog_late": "late arguments of tasks that were looked up in the catalog",
+    "catalog_refs": "references made to versions in the catalog, to pass to tasks",
     "catalog_removed": "versions removed from the catalog",
     "classes_pushed": "versions of classes and functions written to the store",
     "classes_loaded": "versions of classes and functions loaded from the store",
@@ -140,6 +143,11 @@ OF_WORKER = frozenset(
 WORKER_PREFIX = "worker:"
 """Prefix of a worker's node name where a counter has the URL of a store."""
 
+OF_OBJECT = frozenset({"catalog_loads", "catalog_late", "catalog_refs", "cache_hits"})
+"""Counters kept by object of the catalog over time; hits are loads from this machine's copies."""
+OBJECT_PREFIX = "object:"
+"""Prefix of an object's bucket and name where a counter has the URL of a store."""
+
 STEPS = {
     "serialize": "serializing a value",
     "hash": "computing its digest",
@@ -167,7 +175,8 @@ class Counted(NamedTuple):
             ``<step>_microseconds`` (see `time_names`); for a size class, see `size_names`. For
             one of several stores, ``of_store_<name>``, which isn't included in any other.
         task, argument: "" if there is none.
-        store: the URL of one of several stores; else "".
+        store: the URL of one of several stores, or `OBJECT_PREFIX`, bucket, and name of an object
+            of the catalog; else "".
     """
 
     name: str
@@ -203,6 +212,7 @@ def time_names(step: str) -> tuple[list[str], str]:
 # -- counting
 
 _MOST = 2000  # distinct names and labels between two writes
+_OBJECTS = 1000  # of these, at most for objects of the catalog
 _LONGEST = 256  # queued events before they are added up
 _KNOWN = frozenset(NAMES)
 _Labels = tuple[str, ...]  # task and argument; or two empty ones and a store
@@ -218,7 +228,7 @@ _ERRORS = (
 
 
 _TIMES = {step: time_names(step) for step in STEPS}
-_OF = {name: OF_STORE_PREFIX + name for name in OF_STORE}
+_OF = {name: OF_STORE_PREFIX + name for name in (*OF_STORE, *OF_OBJECT)}
 _TIMES_OF_STORE = {
     step: ([OF_STORE_PREFIX + name for name in names], OF_STORE_PREFIX + sum_)
     for step, (names, sum_) in _TIMES.items()
@@ -228,6 +238,9 @@ _OFFLOADED = ("values_offloaded", "bytes_offloaded", "values_deduplicated", "byt
 about_now: ContextVar[tuple[str, str]] = ContextVar("offload_counted_about", default=("", ""))
 """The task and argument that label events in this context. Set it where each call counts, instead
 of by `Counters.about`."""
+
+
+_object_now: ContextVar[str] = ContextVar("offload_counted_object", default="")
 
 
 class _About:
@@ -298,7 +311,7 @@ class Counters:
         self._waiting: deque[tuple[_Labels, Any, Any]] = deque()
         self._counts: Counter[str] = Counter()
         self._apart: dict[_Labels, dict[str, int]] = {}
-        self._room = _MOST
+        self._room, self._objects = _MOST, _OBJECTS
         self._pending_listener = self._listener
         self.errors = LatestErrors()
 
@@ -340,6 +353,32 @@ class Counters:
         """Increase counters of one of several stores; names as in `OF_STORE`."""
         self._wait((("", "", store), None, {_OF[name]: n for name, n in amounts.items()}))
 
+    def of_object(self, bucket: str, name: str, **amounts: int) -> None:
+        """Increase counters, and those of an object of the catalog; names as in `OF_OBJECT`."""
+        self.add(**amounts)
+        self._of_object(f"{OBJECT_PREFIX}{bucket}/{name}", amounts)
+
+    def _of_object(self, label: str, amounts: Mapping[str, int]) -> None:
+        self._wait((("", "", label), None, {_OF[name]: n for name, n in amounts.items()}))
+
+    @contextmanager
+    def loading(self, bucket: str, name: str) -> Iterator[None]:
+        """Count an object of the catalog as loaded if the block succeeds, and as a hit what the
+        node cache has of it.
+        """
+        token = _object_now.set(f"{OBJECT_PREFIX}{bucket}/{name}")
+        try:
+            yield
+        finally:
+            _object_now.reset(token)
+        self.of_object(bucket, name, catalog_loads=1)
+
+    def object_hit(self) -> None:
+        """Count the object that is being loaded, if any, as read from a copy on this machine."""
+        label = _object_now.get()
+        if label:
+            self._of_object(label, {"cache_hits": 1})
+
     def failed(self, error: Exception) -> None:
         """Count an error by its kind."""
         name = next(name for kind, name in _ERRORS if isinstance(error, kind))
@@ -353,6 +392,7 @@ class Counters:
     def cache_hit(self, size: int, digest: str) -> None:
         """Count a value of so many bytes that the node cache had; also trace it."""
         self.add(cache_hits=1, cache_bytes=size)
+        self.object_hit()
         if is_set_up():
             note_hit(*about_now.get(), size, digest)
 
@@ -415,9 +455,14 @@ class Counters:
 
     def _first(self, labels: _Labels, name: str, amount: int) -> None:
         """Count a new name with its labels, or as `OTHER` if there are too many."""
-        if self._room <= 0:
-            labels = (OTHER, "")
-        self._room -= 1
+        if len(labels) == _WITH_STORE and labels[-1].startswith(OBJECT_PREFIX):
+            if self._objects <= 0:
+                labels = ("", "", OBJECT_PREFIX + OTHER)
+            self._objects -= 1
+        else:
+            if self._room <= 0:
+                labels = (OTHER, "")
+            self._room -= 1
         counts = self._apart.setdefault(labels, {})
         counts[name] = counts.get(name, 0) + amount
 
@@ -435,7 +480,7 @@ class Counters:
         with self._lock:
             self._pending_listener = self._listener  # first, so that no event is missed
             self._add_up()
-            taken, self._apart, self._room = self._apart, {}, _MOST
+            taken, self._apart, self._room, self._objects = self._apart, {}, _MOST, _OBJECTS
             for counts in taken.values():
                 self._counts.update(counts)
         return {

@@ -20,6 +20,7 @@ from offload.errors import OffloadError, StoreError
 from offload.forks import guard_forks
 from offload.metrics.counters import (
     BY_TASK,
+    OBJECT_PREFIX,
     OF_STORE_PREFIX,
     OF_WORKER,
     WORKER_PREFIX,
@@ -234,6 +235,9 @@ class Recorder:
         total: Counter[str] = Counter()
         series: Counter[str] = Counter()
         for what, amount in taken.items():
+            if what.store.startswith(OBJECT_PREFIX):  # names come and go: the total is forever
+                series[_text(what)] += amount
+                continue
             total[_text(what)] += amount
             task = what.task if what.name in BY_TASK else ""
             series[_text(Counted(what.name, task, "", what.store))] += amount

@@ -13,6 +13,7 @@ from math import inf
 from offload.errors import ConfigurationError
 from offload.metrics.counters import (
     BOUNDS,
+    OBJECT_PREFIX,
     OF_STORE_PREFIX,
     OTHER,
     SIZES,
@@ -26,6 +27,13 @@ from offload.text import human_percent, human_ratio, human_size, human_time
 
 REF_SIZE = 200
 """Bytes of a reference in a message, about."""
+
+_USES = {
+    "catalog_loads": "loads",
+    "cache_hits": "hits",
+    "catalog_late": "late",
+    "catalog_refs": "refs",
+}
 
 
 @dataclass(frozen=True)
@@ -229,6 +237,56 @@ def timeline(sums: Sums, span: Span, since: float | None = None) -> dict[int, Fi
     }
 
 
+@dataclass
+class Usage:
+    """How an object of the catalog was used in the last 90 days.
+
+    Attributes:
+        loads: how often it was loaded.
+        hits: loads that were read from a copy on the machine.
+        late: late arguments of tasks that it was looked up for.
+        refs: references to it that were made for tasks.
+        last: start of the hour, or after three days of the day, of the last use, in seconds since
+            1970; None if it wasn't used.
+    """
+
+    loads: int = 0
+    hits: int = 0
+    late: int = 0
+    refs: int = 0
+    last: float | None = None
+
+    @property
+    def uses(self) -> int:
+        """How often it was loaded, looked up, or referred to."""
+        return self.loads + self.late + self.refs
+
+
+def usage(sums: Sums) -> dict[tuple[str, str], Usage]:
+    """Return how each object of the catalog was used, by bucket and name.
+
+    Objects beyond the 10,000 names that a day has for them are left out.
+    """
+    found: dict[tuple[str, str], Usage] = {}
+    spans: tuple[Span, Span] = ("day", "hour")
+    for span in spans:
+        for start, counts in sums.series(span).items():
+            for text, amount in counts.items():
+                name, _, labels = text.partition(LABEL)
+                bucket, slash, object_ = labels.lstrip(LABEL).partition("/")
+                name = name.removeprefix(OF_STORE_PREFIX)
+                if not (bucket.startswith(OBJECT_PREFIX) and slash and name in _USES):
+                    continue
+                key = bucket.removeprefix(OBJECT_PREFIX), object_
+                used = found.setdefault(key, Usage())
+                if name != "cache_hits":
+                    used.last = max(used.last or start, start)
+                if span == "day":
+                    attribute = _USES[name]
+                    setattr(used, attribute, getattr(used, attribute) + amount)
+    return found
+
+
 def _span(since: float, *, tasks: bool) -> Span:
     for span in SPANS:
         if since <= KEPT[span] and not (tasks and span == "minute"):
@@ -250,6 +308,8 @@ def _report(start: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
     workers: dict[str, Figures] = {}
     for labels, counts in labelled.items():
         task, argument, store = (*labels.split(LABEL), "", "")[:3]
+        if store.startswith(OBJECT_PREFIX):  # see `usage`
+            continue
         if store and not task:
             of = workers if store.startswith(WORKER_PREFIX) else stores
             of[store.removeprefix(WORKER_PREFIX)] = _of_store(counts)

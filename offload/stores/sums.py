@@ -18,6 +18,8 @@ from offload.stores.processes import PerProcess
 LABEL = "\x1f"
 FIELDS = 20_000
 """The most names in a total or a span; further ones are added under ``(other)``."""
+OBJECT = f"{LABEL}object:"
+"""Part of names of which there may be very many: they take at most half of the room."""
 
 Span = Literal["minute", "hour", "day"]
 SPANS: Mapping[Span, int] = {"minute": 60, "hour": 3600, "day": 86400}
@@ -190,7 +192,7 @@ def _bare(amounts: Mapping[str, int]) -> Counter[str]:
 
 def _add(counts: Amounts, amounts: Mapping[str, int], times: int = 1) -> None:
     for text, amount in amounts.items():
-        if text not in counts and len(counts) >= FIELDS:
+        if text not in counts and len(counts) >= (FIELDS // 2 if OBJECT in text else FIELDS):
             name = text.partition(LABEL)[0]
             text = f"{name}{LABEL}(other){LABEL}"  # noqa: PLW2901 (it is counted under that)
         counts[text] = counts.get(text, 0) + amount * times

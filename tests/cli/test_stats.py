@@ -115,14 +115,31 @@ def test_totals_show_the_use_of_the_catalog(command):
     assert "catalog " not in command()
     use_catalog(command.wire)
     assert re.search(
-        r"^catalog +5 versions saved \(2 existed\), 4 objects loaded, 3 late arguments, "
-        r"2 versions removed$",
+        r"^catalog +5 versions saved \(2 existed\), 4 objects loaded, 1 reference, "
+        r"3 late arguments, 2 versions removed$",
         command(),
         re.MULTILINE,
     )
     total = json.loads(command("--json"))["total"]
     counts = {name[8:]: n for name, n in total.items() if name.startswith("catalog_")}
     assert counts == COUNTED
+
+
+def test_a_row_for_each_object(command):
+    """Each object of the catalog has a row with its uses and the last one, the most used first."""
+    assert "no counts" in command("--by", "object")
+    use_catalog(command.wire)
+    lines = [line.split()[:5] for line in command("--by", "object").splitlines()[1:]]
+    assert lines == [
+        ["OBJECT", "LOADS", "HITS", "REFERENCES", "LATE"],
+        ["churn:model", "2", "0", "0", "3"],
+        ["a", "1", "0", "1", "0"],
+        ["b", "1", "0", "0", "0"],
+    ]
+    found = json.loads(command("--by", "object", "--json"))["objects"]
+    assert [each["name"] for each in found] == ["churn:model", "a", "b"]
+    assert found[0]["late"] == 3
+    assert found[0]["last_used"]
 
 
 def test_a_row_for_each_store(tmp_path, redis):

@@ -33,7 +33,7 @@ def test_objects_are_listed_and_found(shop, catalog):
     assert names(page) == ["churn:frame", NAME, "other"]
     row = rows(page, "Objects")[1]
     assert row[1:4] == ["2", "2", "list"]
-    assert row[-1] == '{"n": 5}'
+    assert row[7] == '{"n": 5}'
     searches = {
         "CHURN": ["churn:frame", NAME],
         "churn type=list": [NAME],
@@ -43,6 +43,22 @@ def test_objects_are_listed_and_found(shop, catalog):
     }
     for text, expected in searches.items():
         assert names(client.get("/catalog", params={"q": text}).text) == expected, text
+
+
+def test_usage_is_shown(shop, catalog):
+    """An object's row and page tell how often it was used, for what, and when last."""
+    catalog.save([NAME, "unused"], [["a"], 1])
+    catalog.load(NAME)
+    catalog.load(NAME)
+    catalog.ref(NAME)
+    client = shop.client()
+    found = {row[0]: row for row in rows(client.get("/catalog").text, "Objects")}
+    assert found[NAME][-2] == "3"
+    assert "UTC" in found[NAME][-1]
+    assert found["unused"][-2:] == ["0", "-"]
+    page = re.sub("(<[^>]*>)+", " ", client.get("/object", params={"name": NAME}).text)
+    assert "Loaded 2 times  0 from copies on the machine; in 90 days " in page
+    assert "Passed to tasks 1 time  1 reference, 0 late arguments; in 90 days " in page
 
 
 def test_versions_and_what_they_share(shop, catalog):

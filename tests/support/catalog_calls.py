@@ -9,7 +9,7 @@ from offload import ObjectNotFound, VersionConflict
 
 __all__ = ("COUNTED", "use_catalog")
 
-COUNTED = {"saves": 5, "conflicts": 2, "loads": 4, "late": 3, "removed": 2}
+COUNTED = {"saves": 5, "conflicts": 2, "loads": 4, "refs": 1, "late": 3, "removed": 2}
 """What `use_catalog` counts."""
 
 
@@ -39,6 +39,7 @@ def use_catalog(wire: Any) -> None:
     _ = catalog["churn:model@1"]
     with suppress(ObjectNotFound):
         catalog.load("c")
+    catalog.ref("a", "1")
     late = catalog.late("churn:model")
     wire.run(score, late)
     wire.run(score, late)

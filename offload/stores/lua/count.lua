@@ -24,7 +24,11 @@ local function add(key, from, to, name)
     local room = most - redis.call('HLEN', key)
     for i = from, to, 2 do
         local field = name(ARGV[i])
-        if room <= 0 and redis.call('HEXISTS', key, field) == 0 then
+        local left = room
+        if string.find(field, '\31object:', 1, true) then
+            left = room - most / 2  -- objects of the catalog take at most half
+        end
+        if left <= 0 and redis.call('HEXISTS', key, field) == 0 then
             field = string.match(field, '^[^\31]*') .. '\31(other)\31'
         elseif room > 0 then
             room = room - 1
