@@ -40,8 +40,6 @@ from offload.errors import (
 )
 from offload.locks import Lock, process_name
 
-__all__ = ("Catalog",)
-
 T = TypeVar("T")
 
 _FIRST = "1"  # the only version in a catalog that keeps one

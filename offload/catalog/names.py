@@ -18,34 +18,6 @@ from typing import Any, NamedTuple
 from packaging.utils import canonicalize_version
 from packaging.version import InvalidVersion, Version
 
-__all__ = (
-    "BUCKETS",
-    "DEFAULT",
-    "INDEXES",
-    "LATEST",
-    "MAX_VERSION",
-    "NAMES",
-    "RECORDS",
-    "Place",
-    "bucket_pointer",
-    "check_asked",
-    "check_bucket",
-    "check_name",
-    "check_tag",
-    "decode",
-    "encode",
-    "is_version",
-    "name_pointer",
-    "normalize",
-    "number_of",
-    "object_of",
-    "ordered",
-    "parsed",
-    "record_pointer",
-    "split_label",
-    "version_key",
-)
-
 RECORDS, NAMES = "catalog/", "catalog-names/"
 BUCKETS, INDEXES = "catalog-buckets/", "catalog-indexes/"
 """Starts of the names of pointers: records, states of names (`NameState`), buckets, and their

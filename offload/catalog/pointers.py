@@ -37,8 +37,6 @@ from offload.content.store import ContentStore
 from offload.errors import CatalogError, IntegrityError, ObjectNotFound, StoreUnavailable
 from offload.ref import Keys
 
-__all__ = ("READ_AT_ONCE", "CatalogPointers", "State", "not_found")
-
 T = TypeVar("T")
 
 READ_AT_ONCE = 500

@@ -31,25 +31,6 @@ from offload.ref import Keys
 from offload.stores.checks import MAX_POINTER
 from offload.text import human_size, human_time
 
-__all__ = (
-    "ANNOUNCED",
-    "FORMAT",
-    "MAX_METADATA",
-    "NameState",
-    "Record",
-    "Records",
-    "RecordsByName",
-    "check_metadata",
-    "holder_of",
-    "new_nonce",
-    "read_record",
-    "read_state",
-    "seal",
-    "unseal",
-    "write_record",
-    "write_state",
-)
-
 FORMAT = 1
 """Format of records and states that this version of offload writes."""
 _SEALED = 2  # format of encrypted records, and the greatest that is read

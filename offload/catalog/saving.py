@@ -38,8 +38,6 @@ from offload.errors import (
 from offload.ref import Ref
 from offload.stores.protocols import FOREVER
 
-__all__ = ("OnConflict", "SaveRequest", "Saver", "release")
-
 logger = logging.getLogger(__name__)
 
 OnConflict = Literal["error", "skip", "overwrite"]

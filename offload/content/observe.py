@@ -14,8 +14,6 @@ from offload.metrics.counters import SIZES, Counters
 from offload.serializers.choose import Registry
 from offload.stores.processes import PerProcess
 
-__all__ = ("LEAST", "Observer")
-
 logger = logging.getLogger(__name__)
 
 LEAST = SIZES[0]

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
     from offload.encryption.keys import EncryptionKey
 
-__all__ = ("Writer",)
-
 
 _HELD = 4  # chunks that the store is asked for at once, while others are hashed
 _AHEAD = 32 << 20  # bytes of a value whose first chunks are stored while the rest is hashed

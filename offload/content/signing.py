@@ -17,8 +17,6 @@ from offload.metrics.counters import Counters
 from offload.ref import ENCRYPTION, Keys, Ref, Resolve, claimed_digest, fingerprint
 from offload.stores.protocols import PointerStore, Store
 
-__all__ = ("SigningKeys", "fingerprints", "keys_from_secrets", "keys_from_store", "stored_keys")
-
 T = TypeVar("T")
 
 _CONTEXT = "offload 2026 reference signing key"

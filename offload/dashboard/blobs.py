@@ -21,8 +21,6 @@ from offload.inspect.snapshot import Bucket, Query, Snapshot
 from offload.stores.protocols import Store
 from offload.text import human_duration, human_size, parse_size, short_digest
 
-__all__ = ("ROUTES",)
-
 _PAGE = 50  # blobs: the first bytes of each are read
 _LONGEST = 300  # characters of a holder in a filter
 

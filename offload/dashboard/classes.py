@@ -15,8 +15,6 @@ from offload.dashboard.state import Classes, state_of
 from offload.inspect.classes import ClassState, VersionState, format_version, short_hash
 from offload.text import UNKNOWN, human_number, human_size
 
-__all__ = ("ROUTES",)
-
 _PATIENCE = 3.0  # seconds that the first request waits for data
 _NEEDS = 3  # that a row lists
 

@@ -13,8 +13,6 @@ from offload.dashboard.statistics import OUTSIDE, TIME_RANGES
 from offload.metrics.estimate import Candidate, Choices, Estimate, estimate
 from offload.text import human_number, human_size, human_time_saved
 
-__all__ = ("ROUTES",)
-
 
 def _estimate(request: Request) -> Response:
     state = state_of(request)

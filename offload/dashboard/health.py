@@ -16,18 +16,6 @@ from offload.metrics.latest import Noted
 from offload.metrics.report import Figures
 from offload.text import human_count, human_latency, human_number, human_size, some
 
-__all__ = (
-    "Card",
-    "ErrorRow",
-    "Fact",
-    "errors_of",
-    "events_of",
-    "recent_errors",
-    "stores_of",
-    "verdict",
-    "workers_of",
-)
-
 _FULL = 0.9  # of a server's memory
 _RANK: Mapping[Level, int] = {"ok": 0, "info": 1, "warning": 2, "error": 3}
 _SHOWN = 3  # findings on a card

@@ -25,8 +25,6 @@ from offload.stores.capabilities import BlobPeek, blob_inspection_of, hold_track
 from offload.stores.protocols import Store
 from offload.text import human_duration, human_size
 
-__all__ = ("ROUTES",)
-
 _MAX_ASKED = 300  # characters of a digest or task id
 _NAMED = 1000  # holders of a blob that are fetched, if there are no more
 _SHOWN = 100  # holders and chunks that are shown

@@ -14,8 +14,6 @@ from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
 from offload.text import human_count
 
-__all__ = ("ROUTES", "latency", "time_range_of")
-
 _SHOWN = {"serialise": "serialize"}
 _PATIENCE = 0.1  # seconds that the first request waits for each check
 

@@ -31,8 +31,6 @@ from offload.text import (
     human_time_saved,
 )
 
-__all__ = ("Chart", "Column", "Table", "ago", "along_time", "moment", "number_of", "render")
-
 T = TypeVar("T")
 
 _ROWS = 100  # of a table on a page

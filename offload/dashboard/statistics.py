@@ -13,8 +13,6 @@ from offload.metrics.report import Figures, Report, report, timeline
 from offload.metrics.storage import sums_of
 from offload.stores.sums import SPANS, Span
 
-__all__ = ("DEFAULT", "OUTSIDE", "TIME_RANGES", "Rates", "Statistics", "TimeRange", "Timeline")
-
 OUTSIDE = "(outside tasks)"
 """The label of what no task sent or read, such as values of `Offload.put`."""
 

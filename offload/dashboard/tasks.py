@@ -27,8 +27,6 @@ from offload.text import (
     human_time_saved,
 )
 
-__all__ = ("ROUTES",)
-
 _DRAWN = 10  # tasks
 
 

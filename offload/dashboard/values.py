@@ -18,8 +18,6 @@ from offload.errors import OffloadError
 from offload.inspect.value_list import SORTS, Value, ValueList, ValueQuery
 from offload.text import UNKNOWN, human_duration, human_size, parse_size, short_digest
 
-__all__ = ("ROUTES",)
-
 _PAGE = 50  # values: the holders of each are read
 _LONGEST = 300  # characters of a filter
 _TYPES = 8  # bars

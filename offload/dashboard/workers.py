@@ -21,8 +21,6 @@ from offload.inspect.workers import Worker
 from offload.metrics.report import Figures
 from offload.text import UNKNOWN, human_number, human_percent, human_size
 
-__all__ = ("ROUTES",)
-
 _PATIENCE = 3.0  # seconds that the first request waits for data
 _SHOWN = 3  # settings that a row names
 _STATES = {"without": "missing", "silent": "no reply", "unreadable": "unreadable reply"}

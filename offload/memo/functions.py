@@ -25,8 +25,6 @@ from offload.stores.checks import check_ttl
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 
-__all__ = ("Memoized", "memoize", "remembering")
-
 T = TypeVar("T")
 
 _FOREVER = 10 * 365 * 86400.0  # seconds

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from offload.errors import DeserializationError
 from offload.serializers.base import NotData
-from offload.serializers.tree import Node, Reader, Writer
+from offload.serializers.scalars import Node
+from offload.serializers.tree import Reader, Writer
 from offload.text import type_name
 
 _EXTENSION = b"ARROW:extension:name"

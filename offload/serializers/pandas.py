@@ -17,8 +17,8 @@ from pandas.tseries.frequencies import to_offset
 
 from offload.serializers.base import NotData
 from offload.serializers.library_internals import data_and_mask
-from offload.serializers.scalars import text
-from offload.serializers.tree import Node, Reader, Writer
+from offload.serializers.scalars import Node, text
+from offload.serializers.tree import Reader, Writer
 from offload.text import type_name
 
 _Plain: Any = pd.arrays.NumpyExtensionArray

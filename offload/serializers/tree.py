@@ -36,8 +36,6 @@ from offload.serializers.types import registry
 from offload.serializers.types.registry import read_registered
 from offload.text import reason_of, type_name
 
-__all__ = ("Node", "Reader", "Tree", "Writer")
-
 _MAX_DEPTH = 80
 """Of containers. A dict takes three levels of JSON, and orjson writes 254."""
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from offload.content.cache.folder import Folder, PartialFile
     from offload.encryption.blobs import BlobCipher
 
-__all__ = ("Assembly", "CacheFill", "NodeCache", "open_cache")
-
 logger = logging.getLogger(__name__)
 
 Assembly = Union[InMemory, InFile]

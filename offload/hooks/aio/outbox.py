@@ -13,8 +13,6 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-__all__ = ("Outbox", "outbox_of")
-
 T = TypeVar("T")
 
 _PAUSE = 0.005  # seconds between two deliveries while threads have more to do

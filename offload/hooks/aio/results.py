@@ -27,8 +27,6 @@ from offload.hooks.aio.outbox import Outbox, outbox_of
 from offload.hooks.celery_internals import known_meta, take_meta
 from offload.stores.processes import PerProcess
 
-__all__ = ("Watch", "wait_for")
-
 _FIRST = 0.01  # seconds until a result is looked for again
 _GROWTH = 1.5
 _MOST_POLLED = 0.1  # seconds between two requests about all results

@@ -26,8 +26,6 @@ from offload.forks import start_thread
 from offload.hooks.aio.outbox import Outbox, outbox_of
 from offload.stores.processes import PerProcess
 
-__all__ = ("THREADS", "call_in_thread", "is_calling_thread")
-
 T = TypeVar("T")
 Outcome = tuple[Any, BaseException | None]
 
