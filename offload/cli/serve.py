@@ -113,14 +113,17 @@ def _loopback(host: str) -> bool:
 def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool) -> None:
     """Serve statistics to Prometheus, at /metrics.
 
-    The exporter reads the store at every scrape, so one per store is enough.
+    The exporter reads the store at every scrape, so one per store is enough. While it is scraped,
+    it also checks the stores and asks the workers every 15 seconds.
     """
     runtime = runtime_of(ctx)  # without an app, nothing else matters, such as missing packages
     from offload.metrics.prometheus import serve
     from offload.metrics.storage import sums_of
 
     sums_of(runtime.store)
-    port, server = serve(runtime.store, host, port, tasks=tasks)
+    from offload.doctor.gauges import Gauges  # needs the package that the import above checks
+
+    port, server = serve(runtime.store, host, port, tasks=tasks, more=[Gauges(runtime)])
     url = f"http://{host}:{port}/metrics"
     if as_json:
         print_json({"url": url, "store": runtime.store.url})

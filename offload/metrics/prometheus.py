@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from offload.errors import ConfigurationError, StoreError
@@ -103,14 +103,24 @@ class Collector:
         return {**kept, OTHER: Figures.sum(rest)} if rest else kept
 
 
-def serve(store: Store, host: str, port: int, *, tasks: int = 200) -> tuple[int, Server]:
+class Collects(Protocol):
+    """Yields metrics at every scrape."""
+
+    def collect(self) -> Iterable[Metric]: ...
+
+
+def serve(
+    store: Store, host: str, port: int, *, tasks: int = 200, more: Iterable[Collects] = ()
+) -> tuple[int, Server]:
     """Serve ``/metrics`` from a thread; return the port and the server.
 
     Args:
         port: 0 chooses a free one.
+        more: serve their metrics, too.
     """
     registry = CollectorRegistry()
-    registry.register(Collector(store, tasks=tasks))  # type: ignore[arg-type,unused-ignore]
+    for each in (Collector(store, tasks=tasks), *more):
+        registry.register(each)  # type: ignore[arg-type,unused-ignore]
     server = Server((host, port))
     server.set_app(make_wsgi_app(registry))
     threading.Thread(target=server.serve_forever, name="offload-exporter", daemon=True).start()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from celery import Celery
 
 import offload
 from offload import ConfigurationError, errors
@@ -81,8 +82,13 @@ def commands(command: click.Command, context: click.Context, prefix: str = "") -
 def test_every_metric_is_listed_with_its_labels() -> None:
     """The page of metrics lists every family that the exporter serves, with labels, no other."""
     prometheus = pytest.importorskip("offload.metrics.prometheus")
+    from offload.doctor.gauges import Gauges
+
     served = {}
-    for family in prometheus.Collector(offload.open_store("memory://metrics-page")).collect():
+    app = Celery(broker="memory://")
+    offload.Offload(app, store="memory://metrics-page")
+    runtime = app._offload
+    for family in (*prometheus.Collector(runtime.store).collect(), *Gauges(runtime)._check()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         served[name] = tuple(family._labelnames)
     text = (REFERENCE / "metrics.md").read_text()

@@ -10,6 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from offload import Counters
+from offload.doctor import gauges
+from offload.doctor.gauges import Gauges
+from offload.inspect import Finding
+from offload.inspect.workers import Worker, Workers
 from offload.metrics.counters import NAMES, STEPS
 from offload.metrics.prometheus import metric_of, serve
 from offload.metrics.recorder import Recorder
@@ -263,3 +267,47 @@ scrape_configs:
         wait_until(lambda: server.query(query) == [5], "prometheus has scraped the numbers")
         fill(store)
         wait_until(lambda: server.query(query) == [10], "prometheus has scraped the increase")
+
+
+def test_stores_and_workers_are_checked(exported):
+    """Memory against its limit, evictions, and workers are gauges, checked while somebody
+    scrapes; a scrape doesn't wait for them.
+    """
+    with redis_server(args=["--maxmemory", "64mb"]) as server:
+        runtime = make_wire(store=server.url).app._offload
+        checks = Gauges(runtime, every=0.1)
+        port = exported(runtime.store, more=[checks])
+        try:
+            assert "offload_workers" not in scrape(port)
+            wait_until(lambda: "offload_workers{" in scrape(port), "workers were asked")
+            found = samples(port)
+            store, none = ("store", server.url), ("server", "")
+            assert found["offload_store_limit_bytes", none, store] == 64 << 20
+            assert 0 < found["offload_store_used_bytes", none, store] < 64 << 20
+            assert found["offload_store_evicted_keys_total", none, store] == 0
+            assert found["offload_store_available", store] == 1
+            assert found["offload_workers", ("state", "connected")] == 0
+            assert found["offload_worker_problems", ("level", "error")] == 0
+            server.stop()
+            wait_until(
+                lambda: samples(port)["offload_store_available", store] == 0, "unavailable", 60
+            )
+        finally:
+            checks.close()
+
+
+def test_problems_of_workers_are_counted():
+    """Workers are counted by state, and findings by level."""
+    workers = Workers(
+        0.0, (Worker("a", "connected"), Worker("b", "without"), Worker("c", "without"))
+    )
+    drift = [Finding("ok", "x"), Finding("warning", "y"), Finding("error", "z")]
+    counted = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in gauges._of_workers(workers, drift)
+        for sample in family.samples
+    }
+    assert counted["offload_workers", "without"] == 2
+    assert counted["offload_workers", "silent"] == 0
+    assert counted["offload_worker_problems", "warning"] == 1
+    assert counted["offload_worker_problems", "error"] == 1

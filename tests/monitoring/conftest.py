@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import pytest
 
+from offload.doctor.gauges import Gauges
 from offload.metrics.prometheus import serve
-from offload.stores.memory import MemoryStore
 from tests.support.processes import wait_until
 from tests.support.prometheus import RULES, count, prometheus
-from tests.support.servers import HOST
+from tests.support.servers import HOST, redis_server
+from tests.support.wire import make_wire
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory):
+def own_redis():
+    """Return a server with a limited memory."""
+    with redis_server(args=["--maxmemory", "1gb"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory, own_redis):
     """Return a Prometheus that has scraped a value of every counter, and then a higher one."""
-    store = MemoryStore()
+    runtime = make_wire(store=own_redis.url).app._offload
+    store = runtime.store
     count(store)
-    port, exporter = serve(store, HOST, 0)
+    gauges = Gauges(runtime, every=0.2)
+    port, exporter = serve(store, HOST, 0, more=[gauges])
     config = f"""
 global: {{ scrape_interval: 200ms, evaluation_interval: 200ms }}
 rule_files: ["{RULES}"]
@@ -32,5 +42,6 @@ scrape_configs:
             wait_until(lambda: server.query(rise), "counters were scraped again")
             yield server
     finally:
+        gauges.close()
         exporter.shutdown()
         exporter.server_close()
