@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -22,10 +23,10 @@ from offload.errors import ConfigurationError, OffloadError
 from offload.hooks.delivery import Delivery
 from offload.hooks.options import GUARD, TaskFacts
 from offload.hooks.paths import contains
-from offload.hooks.release import result_ttl
+from offload.hooks.release import Releaser, result_ttl
 from offload.hooks.runtime import Runtime
 from offload.memo import functions
-from offload.memo.flight import Busy, Computation
+from offload.memo.flight import BRIEF, Busy, Computation
 from offload.memo.keys import SCOPE, Function, NotRemembered
 from offload.memo.records import forget_record, forget_records, record_name
 from offload.memo.results import LEASE, Answer, Results, is_lasting
@@ -160,6 +161,8 @@ class Memos:
         self._runtime = runtime
         self._known: dict[str, _Known] = {}
         self.results = Results(lambda: runtime.content, runtime.counters)
+        # A settlement comes after a claim, which carried earlier ones.
+        self._settle_soon = partial(runtime.part(Releaser).flush_soon, BRIEF, postpone=True)
 
     # -- for the hooks
 
@@ -245,6 +248,7 @@ class Memos:
                 seconds=seconds,
                 known=known,
                 serializer=call.function.context,
+                later=self._settle_soon if self._runtime.is_worker else None,
             )
         except SoftTimeLimitExceeded:
             raise

@@ -238,13 +238,21 @@ class Releaser:
         except (queue.Full, RuntimeError):  # or no more threads can be started
             self._runtime.counters.add(releases_failed=1)
 
-    def flush_soon(self) -> None:
-        """Send deferred releases in 0.2 s, unless requests carry them before."""
+    def flush_soon(self, seconds: float = _DEFERRED, *, postpone: bool = False) -> None:
+        """Send what is deferred in *seconds*, unless requests carry it before.
+
+        Args:
+            postpone: other calls were less than *seconds* ago, but a request that was sent since
+                has carried what they were for.
+        """
         try:
             jobs = self._jobs.get()
-            if jobs.flush_at is None:
-                jobs.flush_at = time.monotonic() + _DEFERRED
+            due, before = time.monotonic() + seconds, jobs.flush_at
+            if before is None or before > due:
+                jobs.flush_at = due
                 jobs.put_nowait(None)
+            elif postpone:
+                jobs.flush_at = due
         except queue.Full:  # the thread will see it after its next job
             pass
         except RuntimeError:

@@ -8,6 +8,7 @@ a process that was stopped for too long doesn't replace what others have compute
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -17,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from offload.errors import StoreError
 from offload.forks import start_thread
@@ -26,13 +27,26 @@ from offload.stores.capabilities import Claim, ClaimsPointers, NotifiesRelease
 from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 
-__all__ = ("Busy", "Computation", "Flights")
+__all__ = ("BRIEF", "Busy", "Computation", "Flights")
 
 logger = logging.getLogger(__name__)
+
+BRIEF = 0.05
+"""Seconds that a brief computation takes at most. Its settlement may wait as long for a request
+that carries it."""
 
 _ATTEMPTS = 10  # to write a record that others change at the same time: forget, sweep
 _IDLE = 3600.0  # seconds that the thread waits while nothing is computed
 _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.05, 1.0, 1.5  # seconds between attempts in `wait`
+
+
+_numbers = itertools.count()
+
+
+@lru_cache(1)
+def _owners(pid: int) -> str:  # noqa: ARG001 (a forked child has names of its own)
+    """Return the start of the names of all owners in this process."""
+    return f"{process_name()}:{os.urandom(8).hex()}:"
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,7 @@ class Flights:
         On Redis, this sends the request, so that the caller can do something else meanwhile. Both
         raise StoreError.
         """
-        owner = f"{process_name()}:{os.urandom(8).hex()}"
+        owner = f"{_owners(os.getpid())}{next(_numbers)}"
         asked = self._clock()
         at_once = self._at_once
         sent = None
@@ -194,6 +208,30 @@ class Flights:
 
         return finish
 
+    def settle_later(
+        self,
+        computation: Computation,
+        value: bytes,
+        ttl: float,
+        answered: Callable[[object], None],
+    ) -> bool:
+        """End a computation, and do what `settle` does with the next request to the store.
+
+        Returns False if that isn't possible; then nothing has changed. Otherwise, the caller must
+        see to it that there soon is a request: others wait until then.
+
+        Args:
+            answered: called with 1 when it is done; with anything else if it can't be.
+        """
+        at_once = self._at_once
+        if at_once is None or computation.expected is not None:
+            return False
+        name, owner = computation.name, computation.owner
+        if not at_once.settle_later(name, owner, value, ttl, answered):
+            return False
+        self._end(computation)
+        return True
+
     def _send(self, computation: Computation, value: bytes, ttl: float) -> Callable[[], int | None]:
         name, owner, expected = computation.name, computation.owner, computation.expected
         if self._at_once is not None:
@@ -243,6 +281,20 @@ class Flights:
             leases.wait_for_release(name, max(min(busy.left, _LONGEST_PAUSE), _FIRST_PAUSE))
         else:
             time.sleep(self.pause(busy, attempt))
+
+    def wait_briefly(self, name: str, busy: Busy, lease: float) -> bool:
+        """Wait in place for a computation that began just now, as it may be over in a moment.
+
+        Returns False if it has taken longer, or if its end wouldn't end the wait.
+
+        Args:
+            lease: seconds that its lease lasts.
+        """
+        leases, began = self._leases, lease - busy.left
+        if not (isinstance(leases, NotifiesRelease) and 0 <= began < BRIEF * 2):
+            return False
+        leases.wait_for_release(name, BRIEF * 2)
+        return True
 
     def wake(self, name: str) -> None:
         """Wake the next who waits in place: the end of a computation wakes only one."""

@@ -18,7 +18,7 @@ from offload.content.holds import Hold
 from offload.content.manifest import pack, read_small_root, small_root
 from offload.content.store import ContentStore
 from offload.errors import OffloadError, SerializationError
-from offload.memo.flight import Busy, Computation, Flights
+from offload.memo.flight import BRIEF, Busy, Computation, Flights
 from offload.memo.keys import Function
 from offload.memo.records import (
     Record,
@@ -146,11 +146,12 @@ class Results:
                 self._counters.add(memo_misses=1)
                 return found
             if isinstance(found, Busy):
-                if not block:
+                if block:
+                    if not attempt:
+                        self._counters.add(memo_waits=1)
+                    self.flights.wait(name, found, attempt)
+                elif attempt or not self.flights.wait_briefly(name, found, lease):
                     return found
-                if not attempt:
-                    self._counters.add(memo_waits=1)
-                self.flights.wait(name, found, attempt)
                 attempt += 1
             else:
                 answer = self._answer(name, found, read=read)
@@ -213,6 +214,7 @@ class Results:
         seconds: float,
         known: Ref[Any] | None = None,
         serializer: str = "",
+        later: Callable[[], None] | None = None,
     ) -> Callable[[], None]:
         """Write the record of a computation, and end it.
 
@@ -224,6 +226,9 @@ class Results:
             known: the reference of the result, if it is stored.
             serializer: Celery's serializer of results, by which a large one is stored; empty: it
                 must come back exactly as it is.
+            later: write the record of a brief computation with the process's next request, if the
+                store can and the record contains the result. The returned function calls this,
+                which must see to it that there soon is a request.
 
         Both raise OffloadError, and this what serializing the result raises; then nothing is
         remembered.
@@ -250,6 +255,15 @@ class Results:
             until=now + ttl,
         )
         value = write_record(record, content.signing.keys)
+        if later is not None and within is not None and seconds <= BRIEF:
+
+            def answered(answer: object) -> None:
+                if answer != 1:
+                    with self._counters.about(task):
+                        self._counters.add(memo_fenced=1)
+
+            if self.flights.settle_later(computation, value, ttl, answered):
+                return later
         settled = self.flights.settle(computation, value, ttl)
 
         def finish() -> None:

@@ -213,6 +213,21 @@ class ClaimsPointers(Protocol):
             name, owner: as given to `claim`.
         """
 
+    def settle_later(
+        self, name: str, owner: str, value: bytes, ttl: float, answered: Callable[[object], None]
+    ) -> bool:
+        """Do what `settle` does to a pointer that is unset, with this process's next request to the
+        store, but before what that does.
+
+        Sends nothing now. Returns False, and does nothing, if that isn't possible. The caller
+        should see to it that there soon is a request (see `DefersReleases.release_deferred`): if
+        the process ends before, the lease expires.
+
+        Args:
+            answered: called with the answer, by any thread, or with the StoreError that the server
+                answered; it must not raise.
+        """
+
 
 # -- for small values: hold and store at once
 

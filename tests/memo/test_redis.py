@@ -7,15 +7,20 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from celery import chain, signals
 
 import offload
+from offload.content.manifest import small_root
 from offload.errors import StoreUnavailable
 from offload.hooks import execute
+from offload.hooks import memo as memo_hooks
+from offload.hooks.release import Releaser
+from offload.memo import flight, results
 from offload.memo.flight import Busy, Computation, Flights
-from offload.memo.records import Record, write_record
+from offload.memo.records import Record, Within, write_record
 from offload.memo.results import Results
 from offload.metrics.counters import Counters
 from offload.stores import open_store
@@ -128,6 +133,11 @@ def test_one_connection_is_enough(redis, raw):
     wire.work()
     assert result.get(timeout=30) == 3 * len(ROWS)
     assert wire.hook.counters.snapshot()["memo_misses"] == 1
+
+
+def scalar(number):
+    """Return a number as a record contains it."""
+    return Within(small_root("json", b"", b"%d" % number), "json", "int", len(str(number)))
 
 
 def refuse(*_given):
@@ -441,3 +451,168 @@ def test_what_memo_costs_a_task(memo, monkeypatch):
     assert cost(plain, ROWS) == read + released
     assert cost(task, ROWS) == read + released + 2
     assert cost(task, ROWS) == released + 1
+
+
+# -- brief computations of a worker
+
+
+@pytest.fixture
+def worker(memo, raw, monkeypatch):
+    """Return memo tasks of a worker that sends nothing by itself, and counts when it would."""
+    memo.wire.app._offload.is_worker = True
+    memo.soon = 0
+
+    def soon():
+        memo.soon += 1
+
+    monkeypatch.setattr(memo.wire.app._offload.part(memo_hooks.Memos), "_settle_soon", soon)
+    clock = SimpleNamespace(now=0.0, step=0.0)
+
+    def now():
+        clock.now += clock.step
+        return clock.now
+
+    monkeypatch.setattr(execute.time, "perf_counter", now)
+    memo.clock = clock
+    return memo
+
+
+def written(raw):
+    """Return how many results the server has."""
+    return len(raw.keys("offload:pointer:memo/*"))
+
+
+def executing(memo, monkeypatch, *args):
+    """Return how many round trips the worker makes for a call, publishing and reading excluded."""
+    wire = Wire(monkeypatch)
+    result = memo.once.delay(*args)
+    before = wire.trips
+    memo.wire.work()
+    trips = wire.trips - before
+    assert result.get(timeout=10)
+    return trips
+
+
+def test_a_brief_computation_takes_one_round_trip(worker, raw, monkeypatch):
+    """A worker writes the result of a brief computation with its next request, so that different
+    calls take one round trip each; it sees to it that there soon is a request.
+    """
+    before = written(raw)
+    for number in range(1, 5):
+        assert executing(worker, monkeypatch, number) == 1
+        assert (worker.soon, written(raw)) == (number, before + number - 1)
+    worker.wire.hook._runtime.content.holds.release_deferred()
+    assert written(raw) == before + 4
+    assert executing(worker, monkeypatch, 4) == 1
+    assert worker.counts()["hits"] == 1
+
+
+def test_an_equal_call_finds_what_waits_to_be_written(worker, raw, monkeypatch):
+    """The request that looks a call up has written the process's earlier results before."""
+    assert executing(worker, monkeypatch, 1) == 1
+    assert executing(worker, monkeypatch, 1) == 1
+    assert (worker.counts()["hits"], len(worker.runs)) == (1, 2)
+
+
+@pytest.mark.parametrize("why", ("long", "large"))
+def test_other_results_are_written_at_once(worker, raw, monkeypatch, why):
+    """The result of a computation that others may wait for, and a large one, doesn't wait."""
+    before = written(raw)
+    if why == "long":
+        worker.clock.step = flight.BRIEF * 1.01
+    else:
+        monkeypatch.setattr(results, "_INLINE", 0)
+    executing(worker, monkeypatch, "text")
+    assert worker.soon == 0
+    assert written(raw) == before + 1
+
+
+def test_a_brief_computation_without_its_lease_writes_nothing(worker, raw, monkeypatch):
+    """If the lease was lost until the result is written, nothing is, and that is counted."""
+    before = written(raw)
+    leases = worker.wire.hook.store.leases
+
+    def forget():
+        [name] = leases.names("memo/")
+        leases.release(name, leases.read(name).owner)
+
+    worker.inside.append(forget)
+    executing(worker, monkeypatch, 1)
+    worker.wire.hook._runtime.content.holds.release_deferred()
+    assert written(raw) == before
+    assert worker.counts()["fenced"] == 1
+
+
+def test_a_result_waits_for_the_end_of_an_outage(worker, raw, monkeypatch):
+    """If the request that carries a result fails, the next one carries it."""
+    before = written(raw)
+    executing(worker, monkeypatch, 1)
+    with monkeypatch.context() as patch, pytest.raises(StoreUnavailable):
+        patch.setattr(store_client, "exchange", refuse)
+        worker.wire.hook.store.pointers.read("any")
+    assert written(raw) == before
+    worker.wire.hook.store.pointers.read("any")
+    assert written(raw) == before + 1
+
+
+def test_a_worker_that_ends_or_idles_writes_its_results(memo, raw, monkeypatch):
+    """A thread writes what no request has carried, soon, and when the process ends."""
+    memo.wire.app._offload.is_worker = True
+    monkeypatch.setattr(execute.time, "perf_counter", lambda: 0.0)
+    before = written(raw)
+    executing(memo, monkeypatch, 1)
+    client = memo.wire.hook.store.client
+    wait_until(lambda: not client._deferred, "the thread has taken the result")
+    wait_until(lambda: written(raw) == before + 1, "it is written")
+    releaser = memo.wire.app._offload.part(Releaser)
+    monkeypatch.setattr(
+        memo.wire.app._offload.part(memo_hooks.Memos),
+        "_settle_soon",
+        lambda: releaser.flush_soon(1000.0, postpone=True),
+    )
+    executing(memo, monkeypatch, 2)
+    releaser.finish()
+    assert not client._deferred
+    assert written(raw) == before + 2
+
+
+def test_a_postponed_flush_waits_for_the_last_result(memo):
+    """Each further result postpones the thread's request, as a request has carried earlier ones;
+    releases, of which that isn't known, don't.
+    """
+    releaser = memo.wire.app._offload.part(Releaser)
+    releaser.flush_soon(2000.0)
+    jobs = releaser._jobs.get()
+    first = jobs.flush_at
+    releaser.flush_soon(1000.0, postpone=True)
+    sooner = jobs.flush_at
+    releaser.flush_soon(1001.0, postpone=True)
+    later = jobs.flush_at
+    releaser.flush_soon(2000.0)
+    assert sooner < later == jobs.flush_at < first
+    releaser.finish()
+
+
+@pytest.mark.parametrize("brief", (1000.0, 0.0))
+def test_a_computation_that_just_began_is_waited_for_in_place(store, monkeypatch, brief):
+    """An equal call waits in place for the end of a computation that has just begun, which wakes
+    it; for one that takes longer, it comes back later.
+    """
+    monkeypatch.setattr(flight, "BRIEF", brief)
+    content = make_content(store)
+    mine = Flights(store, valid).claim(NAME, LEASE)
+    here = Results(lambda: content, Counters())
+    record = Record(NAME, "task", "app", "", 1.0, mine.fence, 0.0, 2e12, scalar(5))
+    settled = write_record(record, content.signing.keys)
+    waits = store.leases.wait_for_release
+    asked = []
+
+    def settle_and_wait(*given):
+        asked.append(given)
+        assert Flights(store, valid).settle(mine, settled, 60)()
+        waits(*given)
+
+    monkeypatch.setattr(store.leases, "wait_for_release", settle_and_wait)
+    found = here.find(NAME, LEASE, block=False, read=True)
+    assert len(asked) == bool(brief)
+    assert found.value == 5 if brief else isinstance(found, Busy)

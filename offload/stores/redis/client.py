@@ -28,6 +28,7 @@ from offload.stores.redis.redis_internals import (
     Packer,
     database_of,
     exchange,
+    pack_in_c,
     refusal,
     send,
 )
@@ -66,10 +67,13 @@ class _Run(NamedTuple):
 
     Attributes:
         command: ``EVALSHA``; or ``EVAL``, if the server doesn't know the script.
+        answered: called with the answer, which is an exception if the server refused; None: nobody
+            needs it.
     """
 
     script: Script
     command: Command
+    answered: Callable[[Any], None] | None = None
 
 
 class RedisClient:
@@ -201,18 +205,28 @@ class RedisClient:
         """Send the batches of *source* along with other commands, each as *command* of it."""
         self._batches = source, command
 
-    def defer_script(self, script: Script, keys: Sequence[str], args: Command) -> bool:
+    def defer_script(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Command,
+        answered: Callable[[Any], None] | None = None,
+    ) -> bool:
         """Run a script with this process's next request, before its commands.
 
         So it doesn't undo what they do, such as hold again what the script releases.
+
+        Args:
+            answered: called with the answer, by any thread; it must not raise.
 
         Returns False if that isn't possible: in a Cluster, where other servers than those of the
         request may have the keys, and be unavailable; if writes wait for replicas, as reads would
         have to wait, too; or if too many wait already.
         """
-        if self.replicas or not self.many_keys or len(self._deferred) >= _MOST_DEFERRED:
+        if self.replicas or len(self._deferred) >= _MOST_DEFERRED or not self.many_keys:
             return False
-        self._deferred.append(_Run(script, ("EVALSHA", script.sha, len(keys), *keys, *args)))
+        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        self._deferred.append(_Run(script, command, answered))
         return True
 
     def run_deferred(self) -> int:
@@ -337,6 +351,8 @@ class RedisClient:
         unavailable = None
         for run, answer in zip(runs, answers, strict=True):
             if not isinstance(answer, Exception):
+                if run.answered is not None:
+                    run.answered(answer)
                 continue
             error = translate(answer, self.url, run.script.commands)
             if isinstance(answer, NoScriptError):
@@ -345,6 +361,8 @@ class RedisClient:
             elif isinstance(error, StoreUnavailable):
                 self._deferred.appendleft(run)
                 unavailable = error
+            elif run.answered is not None:
+                run.answered(error)
             else:
                 logger.info("holds expire instead of being released: %s", error)
                 self._refused += 1
@@ -422,6 +440,7 @@ def escaped(text: str) -> str:
 
 _SMALL = 6000  # bytes up to which redis-py joins what it sends
 _JOINED = 1 << 16  # bytes of a command up to which one copy is cheaper than several sends
+_WITH_BULK = frozenset({"SET"})  # commands that may have a `Bulk`
 _PIECE = 1 << 20  # bytes sent by one call, each with the socket's timeout for itself
 
 
@@ -450,14 +469,16 @@ class Bulk:
 
 
 class _PartsPacker(Packer):
-    """redis-py's own packer, which also takes `Bulk` arguments, and takes a third of the time. It
-    keeps no state.
+    """redis-py's own packer, which also takes `Bulk` arguments, and packs others in C. It keeps no
+    state.
     """
 
     def pack(self, *args: Any) -> list[bytes | memoryview]:
         if type(args[0]) is not str or " " in args[0]:  # several words, which only redis-py sends
             packed: list[bytes | memoryview] = super().pack(*args)  # type: ignore[no-untyped-call]
             return packed
+        if pack_in_c is not None and args[0] not in _WITH_BULK:
+            return [pack_in_c(args)]
         output: list[bytes | memoryview] = []
         joined = [b"*%d\r\n" % len(args)]
         for arg in args:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import hiredis
 import redis
 from redis.connection import ConnectionPool, PythonRespSerializer
 from redis.exceptions import RedisError, ResponseError
@@ -16,6 +17,8 @@ from redis.exceptions import RedisError, ResponseError
 Command = Sequence[Any]
 Packer = PythonRespSerializer
 """The class that packs commands where hiredis doesn't. It has `pack` and `encode`."""
+pack_in_c: Callable[[Command], bytes] | None = getattr(hiredis, "pack_command", None)
+"""hiredis's function that packs a tuple of texts, numbers, and bytes; None before hiredis 2.1."""
 
 # Before 5.3, the pool required the command; later versions warn about it.
 _COMMAND = ("_",) if tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) else ()

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from offload.errors import StoreUnavailable
 from offload.stores.capabilities import Claim
@@ -107,10 +108,22 @@ class RedisLeases:
     def settle(
         self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
     ) -> Callable[[], int | None]:
+        keys, args = self._settling(name, owner, expected, value, ttl)
+        return self._client.start_script(script("settle"), keys, args)
+
+    def settle_later(
+        self, name: str, owner: str, value: bytes, ttl: float, answered: Callable[[object], None]
+    ) -> bool:
+        keys, args = self._settling(name, owner, None, value, ttl)
+        return self._client.defer_script(script("settle"), keys, args, answered)
+
+    def _settling(
+        self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
+    ) -> tuple[Sequence[str], Sequence[Any]]:
+        """Return the keys and arguments of the script that settles."""
         keys = (self._pointers + name, self._prefix + name, self._released(name))
         was = ("0", b"") if expected is None else ("1", expected)
-        args = (owner, *was, check_value(value), milliseconds(ttl), _NOTICE)
-        return self._client.start_script(script("settle"), keys, args)
+        return keys, (owner, *was, check_value(value), milliseconds(ttl), _NOTICE)
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:
         args = (check_owner(owner), milliseconds(ttl), REMEMBER)
