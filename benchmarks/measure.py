@@ -116,6 +116,11 @@ def commands(client: redis.Redis) -> dict[str, int]:
     return calls
 
 
+def requests(client: redis.Redis) -> int:
+    """Return how many requests a server has read so far; a pipeline of small commands is one."""
+    return int(client.info("stats")["total_reads_processed"])
+
+
 def reset_counters(client: redis.Redis) -> None:
     client.config_resetstat()
 
