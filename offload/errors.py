@@ -119,7 +119,7 @@ class SerializationError(OffloadError, EncodeError):
 
 
 class ValueTooLarge(SerializationError):
-    """A value is larger than ``offload_max_size``, or a message than ``offload_message_limit``."""
+    """A value exceeds ``offload_max_size``, or a message exceeds ``offload_message_limit``."""
 
 
 class DeserializationError(OffloadError, DecodeError):
@@ -139,7 +139,7 @@ class UnknownTypeVersion(UnknownType):
 
 
 class InvalidRef(OffloadError):
-    """A value expected to be a reference of this app is not one."""
+    """Something passed as a reference isn't a valid reference of this app."""
 
 
 class UnsupportedVersion(InvalidRef):
@@ -154,11 +154,11 @@ class FailureTruncated(OffloadError):
 
 
 class CatalogError(OffloadError):
-    """A catalog refuses a call."""
+    """A catalog can't do what a call asks for."""
 
 
 class ObjectNotFound(CatalogError, KeyError, FileNotFoundError):
-    """A catalog has no object of this name, or not this version of it."""
+    """A catalog doesn't have this object, or doesn't have this version of it."""
 
 
 class VersionConflict(CatalogError, ValueError):
@@ -166,7 +166,7 @@ class VersionConflict(CatalogError, ValueError):
 
 
 class BucketNotEmpty(CatalogError, ValueError):
-    """A bucket that still has objects is to be removed."""
+    """A bucket can't be removed because it still has objects."""
 
 
 class CodeError(OffloadError):
@@ -205,7 +205,7 @@ _ALL = 5  # arguments after the message, the last of which is the key
 
 
 class KeyUnavailable(StoreUnavailable):
-    """This process doesn't have the key with which something is encrypted, or can't get its keys.
+    """Data is encrypted with a key that this process doesn't have, or can't load.
 
     Attributes:
         key: id of the key; None if it isn't known.
@@ -223,7 +223,7 @@ class KeyUnavailable(StoreUnavailable):
 
 
 class BlobMissing(StoreError):
-    """The content of a reference is not in the store, or no longer is."""
+    """A value isn't in the store, or is no longer there."""
 
 
 class IntegrityError(StoreError):
@@ -231,7 +231,7 @@ class IntegrityError(StoreError):
 
 
 class LockNotOwned(StoreError, RuntimeError):
-    """A lock was released or extended by something that doesn't own it."""
+    """A lock was released or extended by an owner that doesn't hold it."""
 
 
 class LockLost(LockNotOwned):

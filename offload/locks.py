@@ -49,7 +49,7 @@ class Waited:
     """The outcome of `Lock.wait`; true if the lock is free.
 
     Attributes:
-        released: whether nobody had the lock at the last check.
+        released: whether the lock was free at the last check.
         checks: how often the store was asked.
     """
 
@@ -123,7 +123,7 @@ class Lock:
 
         Args:
             blocking: wait while another owner has it.
-            timeout: most seconds to wait; None: no limit.
+            timeout: longest wait, in seconds; None: no limit.
 
         Raises:
             ValueError: a *timeout* for a call that doesn't block.
@@ -180,7 +180,7 @@ class Lock:
             held.wake.set()
 
     def locked(self) -> bool:
-        """Return whether anybody has the lock now."""
+        """Return whether the lock is held now."""
         return self._leases.read(self._lease) is not None
 
     def owned(self) -> bool:
@@ -220,7 +220,7 @@ class Lock:
         maximum: float = 10.0,
         factor: float = 1.5,
     ) -> Waited:
-        """Wait until nobody has the lock, without acquiring it.
+        """Wait until the lock is free, without acquiring it.
 
         In Redis, a release ends the wait at once. Other stores are polled with exponential
         backoff.
@@ -229,7 +229,7 @@ class Lock:
             timeout: most seconds to wait; None: no limit.
             initial: seconds before the second check.
             maximum: longest pause between two checks, in seconds.
-            factor: how many times as long each pause is as the one before.
+            factor: how much longer each pause is than the one before.
 
         Raises StoreUnavailable or StoreError.
         """

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass
 class BatchResult(Generic[T]):
-    """What became of each item of a list.
+    """The outcome of each item of a list.
 
     Attributes:
         results: one for each item, in the same order; None for an item that failed.
@@ -65,7 +65,7 @@ def _shown(error: Exception) -> str:
 
 
 def label_of(name: Any, version: Any) -> str:
-    """Return how an item of a batch is called: ``name`` or ``name@version``."""
+    """Return the label of an item of a batch: ``name`` or ``name@version``."""
     return str(name) if version is None else f"{name}@{version}"
 
 

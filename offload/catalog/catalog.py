@@ -191,7 +191,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
     # -- tags
 
     def tag(self, name: str, tag: str, version: str | int = LATEST) -> None:
-        """Let *tag* stand for a version of *name*, instead of any other one.
+        """Give *tag* to a version of *name*, and take it from any other version.
 
         Raises ValueError for an invalid tag, ObjectNotFound.
         """
@@ -272,7 +272,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
             return self._pointers.find(name, check_asked(version)).key
 
     def _remove(self, name: str, key: str, state: NameState) -> bool:
-        """Remove a version; before that, note its number, which no other may get."""
+        """Remove a version, after recording its number, so that no other version gets it."""
         pointers, number = self._pointers, number_of([key])
         pointer = pointers.pointer_of(name, key)
         while True:
@@ -328,7 +328,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
             raise VersionConflict(text, argument=exc.argument) from None
 
     def mend(self) -> int:
-        """List each object's versions anew, after pointers were lost; return how many changed.
+        """Rebuild each object's list of versions after pointers were lost; return how many changed.
 
         `load` finds the latest version in that list.
         """

@@ -84,7 +84,7 @@ def copy_blobs(
 
 
 class MirroredPointers(CatalogPointers):
-    """Pointers in a store, of which states of names that are read are copied."""
+    """Pointers in a store; the states of names are copied locally when they are read."""
 
     def __init__(self, content: ContentStore, bucket: str, copies: LocalCopies) -> None:
         super().__init__(content, bucket)
@@ -106,7 +106,7 @@ class LocalCopies:
 
     Args:
         store, content: where they are; see `content_in`.
-        limit: bytes of content at most. The least recently used is evicted first.
+        limit: maximum bytes of content. The least recently used is evicted first.
     """
 
     def __init__(self, store: FileStore, content: ContentStore, limit: int) -> None:
@@ -170,7 +170,7 @@ class LocalCopies:
             return None
 
     def _fetch(self, record: Record, ref: Ref[Any], remote: ContentStore, *, anew: bool) -> None:
-        """Copy what the folder lacks of a value, or, *anew*, all of it."""
+        """Copy the blobs of a value that the folder lacks, or, with *anew*, all of them."""
         digests = remote.retrying(lambda: remote.holds.digests(ref))
         if anew:
             self.store.blobs.delete(digests)

@@ -86,7 +86,7 @@ class Journal:
 
     Args:
         store, content: where it is; see `offload.catalog.copies.content_in`.
-        limit: bytes of content that wait at most.
+        limit: maximum bytes of waiting content.
     """
 
     def __init__(self, store: FileStore, content: ContentStore, limit: int) -> None:
@@ -126,8 +126,8 @@ class Journal:
         """Save all that waits in *remote*, in order; yield each ``name@version`` and its record,
         or why it was refused.
 
-        What is refused leaves the queue, and stays in the folder until `discard`. What fails by a
-        plain StoreError stays in the queue.
+        A refused save leaves the queue, but stays in the folder until `discard`. One that fails
+        with a plain StoreError stays in the queue.
 
         Raises StoreUnavailable if *remote* is unavailable again, or another process replays.
         """

@@ -1,4 +1,4 @@
-"""Lifetimes of content: what records name is never deleted, and what none names is.
+"""Lifetimes of content: blobs that a record names are kept, and the others are deleted.
 
 A store that tracks holds keeps a record's blobs for a holder of that record alone
 (`Record.holder`). A saver that was killed, or that couldn't release what it removed, leaves such
@@ -43,7 +43,7 @@ _HOLDS = 2000  # holds of which the records are looked for together
 def named_blobs(
     store: Store, asked: Collection[Digest], cipher: BlobCipher | None = None
 ) -> Collection[Digest]:
-    """Return those blobs among *asked* that records name now.
+    """Return the blobs among *asked* that a record names now.
 
     Signatures aren't checked: a sweep needs no key, and an altered record can only keep more. If
     a record can't be read, all of *asked* might be named. With encryption, *cipher* decrypts.
@@ -113,9 +113,9 @@ def _roots(store: Store, sizes: dict[Digest, int]) -> Iterator[tuple[Digest, Buf
 
 
 def sweep_holds(store: Store, *, dry_run: bool = False) -> Iterator[SweepItem]:
-    """Release what holders of records hold that don't exist, unless *dry_run*; yield it.
+    """Release the holds of records that don't exist, unless *dry_run*; yield each one.
 
-    What a saver held less than a day ago stays: it may be about to set its record.
+    Holds of less than a day stay: their saver may be about to set its record.
 
     Raises StoreUnavailable, StoreError.
     """

@@ -2,8 +2,8 @@
 
 Pointers take fewer characters than names do. In a pointer's name, ``/`` is written ``+``, and any
 other character that pointers can't have as ``=`` and two hexadecimal digits for each byte of its
-UTF-8. So each name is one segment, no two names share one, and what a name starts with, its
-pointer starts with.
+UTF-8. So each name is one segment, no two names share one, and a prefix of a name becomes a prefix
+of its pointer.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from packaging.version import InvalidVersion, Version
 
 RECORDS, NAMES = "catalog/", "catalog-names/"
 BUCKETS, INDEXES = "catalog-buckets/", "catalog-indexes/"
-"""Starts of the names of pointers: records, states of names (`NameState`), buckets, and their
+"""Prefixes of the names of pointers: records, states of names (`NameState`), buckets, and their
 indexes."""
 
 DEFAULT, LATEST = "default", "latest"
 MAX_NAME = 120
-"""Characters of a name's encoded form at most."""
+"""Maximum characters of a name's encoded form."""
 MAX_VERSION = 30
-"""Characters of a version's encoded form at most."""
+"""Maximum characters of a version's encoded form."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9._:-]*", re.ASCII)
 _ENCODED = re.compile(r"(?:[A-Za-z0-9._:+-]|=[0-9A-F]{2})+", re.ASCII)
@@ -96,7 +96,7 @@ def is_version(text: str) -> bool:
 
 
 def version_key(version: str | int) -> tuple[str, str]:
-    """Return what stands for *version* in pointers, and how it is shown.
+    """Return the key of *version* in pointers, and its display form.
 
     Equal versions such as ``2`` and ``2.0`` have one key. Raises ValueError unless it is a version.
     """
@@ -161,7 +161,7 @@ def split_label(label: str) -> tuple[str, str | None]:
 
 
 class Place(NamedTuple):
-    """Where a record is: its bucket, its object's name, and what stands for its version."""
+    """Where a record is: its bucket, its object's name, and its version's key."""
 
     bucket: str
     name: str
@@ -180,7 +180,7 @@ def _escaped(character: str) -> str:
 
 
 def decode(segment: str) -> str | None:
-    """Return the name that *segment* stands for; None if it is none that `encode` returns."""
+    """Return the name that *segment* stands for; None for a segment that `encode` never returns."""
     if _PLAIN.fullmatch(segment):
         return segment
     if not _ENCODED.fullmatch(segment):
@@ -209,7 +209,7 @@ def bucket_pointer(bucket: str) -> str:
 
 
 def object_of(pointer: str) -> Place | None:
-    """Return whose record a *pointer* is; None if it is no record's."""
+    """Return the place of the record that *pointer* is for; None for other pointers."""
     parts = pointer.split("/")
     if len(parts) != 4 or parts[0] + "/" != RECORDS:
         return None

@@ -1,6 +1,6 @@
 """Catalog: named, versioned objects in a store, which can outlive the store's outages.
 
-With ``cache_dir``, what is loaded is copied to this machine (`LocalCopies`). With ``offline``,
+With ``cache_dir``, loaded objects are copied to this machine (`LocalCopies`). With ``offline``,
 loads use the copies while the store is unavailable, and saves may wait in a `Journal`.
 """
 
@@ -97,21 +97,22 @@ class Catalog(online.Catalog):
 
     Args:
         store: the store, its URL, or the URLs of its tiers.
-        bucket: each has names of its own.
+        bucket: the namespace of the objects' names.
         versioned: whether versions are kept; otherwise each object has one.
         mutable: whether a version may be overwritten.
-        accept: what may be stored and loaded besides data, by Celery's names: pass
-            ``("json", "pickle")`` for arbitrary objects, if you trust all who write to the store.
+        accept: serializers accepted besides those for plain data, by Celery's names: pass
+            ``("json", "pickle")`` for arbitrary objects, if you trust everyone who writes to the
+            store.
         author: recorded with each version; default: host and process id.
         cache_dir: a folder for copies of what is loaded, up to ``cache_size`` bytes; processes
             and catalogs may share it.
         offline: what happens while the store is unavailable. None: calls raise StoreUnavailable.
-            ``cached``: what reads uses the copies in *cache_dir*, and logs a warning. ``queue``:
-            also, what is saved waits in *cache_dir* for `sync` or the next `save`.
-        queue_size: bytes that wait at most.
+            ``cached``: reading methods use the copies in *cache_dir*, and log a warning. ``queue``:
+                in addition, saves wait in *cache_dir* for `sync` or the next `save`.
+        queue_size: maximum bytes of waiting saves.
         settings: any of `offload.Settings` by keyword, such as ``secret`` or ``cache_size``.
 
-    Raises ConfigurationError for a wrong URL or setting, ValueError for a wrong bucket.
+    Raises ConfigurationError for an invalid URL or setting, ValueError for an invalid bucket.
     """
 
     _copies: LocalCopies | None = None
@@ -286,17 +287,17 @@ class Catalog(online.Catalog):
 
     @property
     def waiting(self) -> int:
-        """How many saves wait on this machine, in all buckets."""
+        """The number of saves that wait on this machine, in all buckets."""
         return 0 if self._journal is None else len(self._journal)
 
     def sync(self) -> BatchResult[Record]:
         """Save what waits on this machine, in order; return the record or the error of each.
 
-        What is refused, as by a VersionConflict, doesn't wait any more; its content stays in
-        *cache_dir* until `discard_refused`.
+        A save that is refused, for example by a VersionConflict, leaves the queue; its content
+        stays in *cache_dir* until `discard_refused`.
 
-        Raises StoreUnavailable if the store is (still) unavailable, or another process of this
-        machine does the same; the rest waits on.
+        Raises StoreUnavailable if the store is (still) unavailable, or if another process of this
+        machine is syncing; the remaining saves keep waiting.
         """
         result: BatchResult[Record] = BatchResult()
         if self._journal is not None and len(self._journal):
@@ -305,7 +306,7 @@ class Catalog(online.Catalog):
         return result
 
     def discard_refused(self) -> int:
-        """Delete what `sync` couldn't save and kept; return how many saves that were."""
+        """Delete the refused saves that `sync` kept; return how many there were."""
         return 0 if self._journal is None else self._journal.discard()
 
     def _commit(self, entry: Entry, ref: Ref[Any]) -> Record | Exception:

@@ -59,7 +59,7 @@ def not_found(bucket: str, name: str, version: str | None = None) -> ObjectNotFo
 class CatalogPointers:
     """The pointers of one bucket.
 
-    Calls are repeated while the store is unavailable, as far as its content store's settings say.
+    While the store is unavailable, calls are repeated as the content store's settings say.
     """
 
     def __init__(self, content: ContentStore, bucket: str) -> None:
@@ -206,7 +206,7 @@ class CatalogPointers:
         return {pointer: place for pointer in found if (place := object_of(pointer)) is not None}
 
     def start(self, prefix: str = "") -> str:
-        """Return how these pointers start."""
+        """Return the prefix of these pointers."""
         return f"{RECORDS}{self.bucket}/{encode(normalize(prefix))}"
 
     # -- states of names
@@ -241,11 +241,11 @@ class CatalogPointers:
         *,
         replaces_damaged: bool = False,
     ) -> NameState:
-        """Apply *change* to a name's state, however many others do the same.
+        """Apply *change* to a name's state, even while others change it.
 
         Args:
             known: the state as it was read last; saves a round trip.
-            replaces_damaged: take a state that was altered for an empty one.
+            replaces_damaged: whether to treat an altered state as empty.
 
         Raises CatalogError if the name would have too many versions.
         """
@@ -300,7 +300,7 @@ class CatalogPointers:
             self.swap(pointer, None, seal(pointer, data, self.content.signing.keys))
 
     def unset_bucket(self) -> bool:
-        """Record that the bucket doesn't exist any more; return whether it did."""
+        """Record that the bucket no longer exists; return whether it did."""
         pointer = bucket_pointer(self.bucket)
         (value,) = self.read_all([pointer])
         return value is not None and self.swap(pointer, value, None)

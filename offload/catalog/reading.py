@@ -1,4 +1,4 @@
-"""CatalogReader: what a catalog tells and loads."""
+"""CatalogReader: the part of a catalog that only reads."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class CatalogReader:
     def load(self, name: str | list[str], version: Any = LATEST, *, verify: Verify = "none") -> Any:
         """Return the object, a new private copy at every call.
 
-        Records, and all that is read from a store, are verified in any case.
+        Records, and everything read from a store, are always verified.
 
         Args:
             name: its name, or a list of them.
@@ -209,7 +209,7 @@ class CatalogReader:
             result.add(label_of(names[at], None if given == LATEST else given), outcome)
         return result
 
-    # -- what there is
+    # -- look up
 
     def has_object(self, name: str, version: str | int = LATEST) -> bool:
         """Return whether there is this version (by default, any) of an object."""
@@ -297,8 +297,9 @@ class CatalogReader:
         """Return the names of objects, sorted.
 
         Args:
-            prefix: they start with it.
-            pattern: they match it, as ``*:model`` (``*``, ``?``, and ``[…]`` as in file names).
+            prefix: only names that start with it.
+            pattern: only names that match it, such as ``*:model`` (``*``, ``?``, and ``[…]`` as in
+                file names).
         """
         names = {place.name for place in self._pointers.places(prefix).values()}
         return sorted(n for n in names if pattern is None or fnmatchcase(n, pattern))
@@ -316,7 +317,7 @@ class CatalogReader:
     def ref(self, name: str, version: str | int = LATEST) -> Ref[Any]:
         """Return a reference to a version, to pass to tasks; nothing is loaded.
 
-        It stands for this version, also when there are newer ones.
+        It stands for this version, even after newer ones are saved.
         """
         record = self._pointers.find(check_name(name), check_asked(version))
         opened = self._opened(record)
@@ -324,7 +325,8 @@ class CatalogReader:
         return opened
 
     def late(self, name: str, version: str | int = LATEST) -> Ref[Any]:
-        """Return a reference to whatever *version* of *name* stands for when a task starts.
+        """Return a reference that is resolved when a task starts, to the *version* of *name* at
+        that time.
 
         Pass it to a task, which receives the value, or to a step of a chain, for which it is
         looked up when that step starts. A task that fails with ObjectNotFound names the object.

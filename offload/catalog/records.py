@@ -35,7 +35,7 @@ FORMAT = 1
 """Format of records and states that this version of offload writes."""
 _SEALED = 2  # format of encrypted records, and the greatest that is read
 MAX_METADATA = 60_000
-"""Bytes of a version's metadata at most, as JSON."""
+"""Maximum bytes of a version's metadata as JSON."""
 MAX_ENCRYPTED = MAX_METADATA * 3 // 4 - 1000
 """The same with encryption keys, as base64 is longer."""
 
@@ -61,12 +61,12 @@ class Record:
         size: bytes of the serialized value.
         created: when it was saved, in seconds since 1970.
         author: who saved it.
-        metadata: what its saver said about it.
+        metadata: as given to `save`.
         digest: of its content; equal values serialized in the same way have equal digests.
         tags: of this version; only `Catalog.info` reads them.
         stale: whether this is a local copy, read because the store was unavailable.
         ref: wire text of the reference to its content.
-        nonce: tells this record from others of the same version.
+        nonce: distinguishes this record from others of the same version.
     """
 
     bucket: str
@@ -85,7 +85,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """What stands for the version in pointers."""
+        """The version's key in pointers."""
         return version_key(self.version)[0]
 
     @property

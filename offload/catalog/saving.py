@@ -53,7 +53,7 @@ class SaveRequest:
     """A value to be saved.
 
     Attributes:
-        key, shown: of its version; None until it takes the next number.
+        key, shown: the version's key and display form; None until it takes the next number.
         is_numbered: whether it gets the next number.
         after: its number is higher than this.
         outcome: its record, or why it wasn't saved.

@@ -34,7 +34,7 @@ class BlobEncoder:
         at_once: blobs that the store stores at once.
 
     Attributes:
-        overhead: most bytes by which encryption makes a blob longer.
+        overhead: maximum bytes that encryption adds to a blob.
     """
 
     def __init__(self, compress: Encoder, cipher: BlobCipher | None, at_once: int = 1) -> None:
@@ -231,7 +231,7 @@ def read_blob(
     """Return the plain content of a stored blob, verified.
 
     Args:
-        limit: most bytes of the content.
+        limit: maximum bytes of the content.
         where: the blob and its store, for errors.
         cipher: decrypts; None without encryption.
 
@@ -256,7 +256,8 @@ def read_blob_into(
 ) -> None:
     """Fill *target* with the plain content of a stored blob, verified; see `read_blob`.
 
-    What isn't compressed is decrypted into its place. If this raises, *target* has other bytes.
+    What isn't compressed is decrypted into its place. If this raises, the content of *target* is
+    undefined.
     """
     try:
         found = None if cipher is None else cipher.find(stored, digest, where)

@@ -25,8 +25,8 @@ def allocate(size: int, alignment: int) -> memoryview:
 
     For a large size, the memory is an anonymous mapping. Its pages are allocated when they are
     first written, as huge pages where available, because page faults cost more than copying. A
-    forked child copies them on write. When the last view is dropped, the system gets all of it
-    back.
+    forked child copies them on write. When the last view is dropped, the memory is returned to the
+    system.
     """
     if size >= _MAPPED and _PRIVATE:
         mapping = mmap.mmap(-1, size, flags=_PRIVATE)

@@ -45,7 +45,7 @@ uploading: ContextVar[_Bar | None] = ContextVar("offload_uploading", default=Non
 
 @contextmanager
 def progress_bar(*, shown: bool) -> Iterator[None]:
-    """Show the progress of what is uploaded in this block, if *shown*.
+    """Show the progress of uploads in this block, if *shown*.
 
     Raises ConfigurationError if neither tqdm nor rich is installed.
     """

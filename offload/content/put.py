@@ -54,7 +54,7 @@ class Writer:
 
     Attributes:
         compress: returns the stored form of a blob's parts, before it is encrypted.
-        blob_limit: most bytes of a blob's content, except the root's; None if there is no limit.
+        blob_limit: maximum bytes of a blob's content, except the root's; None if there is no limit.
     """
 
     def __init__(

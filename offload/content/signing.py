@@ -94,7 +94,7 @@ class SigningKeys:
 
     @property
     def known(self) -> Keys | None:
-        """The keys, or None if the store, or what has the encryption keys, must be asked."""
+        """The keys, or None if getting them takes a request."""
         is_loaded = self.keyring is not None and self.keyring.is_loaded
         return self.keys if self._secret or is_loaded else self._keys
 

@@ -48,8 +48,8 @@ class EncryptedBlob:
     """A stored blob, to be decrypted.
 
     Attributes:
-        key: that encrypted it, and by which it is named.
-        is_compressed: whether its content is.
+        key: the key that encrypted it and named it.
+        is_compressed: whether its content is compressed.
         size: bytes of its content.
     """
 
@@ -70,7 +70,7 @@ class EncryptedBlob:
     def decrypt_into(self, target: memoryview) -> None:
         """Fill *target*, of `size` bytes, with the content, which its tag proves to be intact.
 
-        Raises IntegrityError; *target* then has something else.
+        Raises IntegrityError; the content of *target* is then undefined.
         """
         stored = self._stored
         start, nonce = bytes(stored[:_AT]), bytes(stored[_AT:_START])
@@ -142,11 +142,11 @@ class BlobCipher:
         return sum(map(len, parts)) + _SLACK
 
     def find(self, stored: Buffer, digest: Digest, where: str) -> EncryptedBlob | None:
-        """Return a stored blob as one to be decrypted; None if it isn't encrypted.
+        """Return a stored blob for decryption; None if it isn't encrypted.
 
         Raises:
             KeyUnavailable: this process doesn't have the blob's key.
-            IntegrityError: it isn't encrypted, and encryption is required; or it is cut short.
+            IntegrityError: it isn't encrypted, and encryption is required; or it is truncated.
         """
         view = memoryview(stored)
         if view[:1] != MARK:

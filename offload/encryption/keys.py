@@ -1,8 +1,8 @@
 """Encryption keys: where they come from, and what is derived from each.
 
-A key is 32 random bytes, written ``aes256:`` and their base64. A setting has such a text, the
-path of a file that contains one, or a callable without arguments that returns one, or the 32 bytes
-themselves, such as from a key management service.
+A key is 32 random bytes, written ``aes256:`` and their base64. A setting has this text, the path of
+a file that contains it, or a callable without arguments that returns the text or the 32 bytes, for
+example from a key management service.
 
 Nothing is encrypted with these bytes themselves. By HKDF (RFC 5869, SHA-256), they yield a key for
 the names of blobs, one for their content, one for each other purpose, and the key's own id. The id
@@ -101,9 +101,9 @@ class Keyring:
         policy: how often and how long to retry when a callable fails.
         sleep: waits that many seconds.
         clock: returns seconds that only increase.
-        patience: seconds in which a callable returns its key.
+        patience: seconds to wait for a callable to return its key.
 
-    Raises ConfigurationError for a wrong text, for one key given twice, and without the package
+    Raises ConfigurationError for an invalid key, for a repeated key, and without the package
     cryptography.
     """
 
@@ -137,7 +137,7 @@ class Keyring:
 
     @property
     def keys(self) -> tuple[EncryptionKey, ...]:
-        """All keys, the one that encrypts first. The first access loads them; see `load`."""
+        """All keys; the first one encrypts. The first access loads them; see `load`."""
         return self._keys or self.load()
 
     @property
@@ -151,8 +151,8 @@ class Keyring:
         Keys of earlier loads still decrypt.
 
         Raises:
-            KeyUnavailable: a callable failed, or was too slow, in each of several attempts. The
-                next few seconds raise it again without an attempt.
+            KeyUnavailable: a callable failed, or was too slow, in each of several attempts. Calls
+                in the next few seconds raise it again without an attempt.
             ConfigurationError: a file can't be read, a key is malformed, or two are the same.
         """
         if self._failed is not None:

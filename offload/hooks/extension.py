@@ -321,7 +321,7 @@ class Offload:
 
         Args:
             ttl: seconds, or a text such as ``90s``, after which others may take it over if its
-                owner died.
+                owner has died.
             heartbeat: whether a thread renews it while it is held.
 
         Raises ValueError for an invalid name, ConfigurationError for an invalid *ttl*.

@@ -77,8 +77,8 @@ class MessageLimit:
     """A limit on messages.
 
     Attributes:
-        size: most bytes of a message, as the broker receives it.
-        headers: most bytes of its headers.
+        size: maximum bytes of a message, as the broker receives it.
+        headers: maximum bytes of its headers.
         room: bytes of a serialized body that fits with ordinary headers.
         is_known: whether there is nothing to learn from the broker.
     """

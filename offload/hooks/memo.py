@@ -43,7 +43,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.2, 5.0, 1.5  # seconds until a message
 _LEAST_PAUSE = 0.05
 _READERS = ("before_start", "on_success", "after_return")
 """Methods of a task that receive its arguments and its result."""
-_CACHE = 10_000  # tasks of which it is remembered what doesn't change
+_CACHE = 10_000  # tasks whose constant facts are cached
 
 Found = Answer | Computation | Busy
 """What `Results.find` returns."""
@@ -54,7 +54,7 @@ class Call:
 
     Attributes:
         options: those in force.
-        scope: of the call, by the name that its record has.
+        scope: the call's scope, as in its record's name.
     """
 
     __slots__ = ("_claimed", "_finish", "_found", "_memos", "function", "options", "scope")
@@ -77,8 +77,8 @@ class Call:
 
     @property
     def found(self) -> Found | None:
-        """Its result, its computation here, or that somebody else computes; None: it is computed
-        without being remembered.
+        """The call's result, its computation here, or `Busy` if another caller computes it; None if
+        it is computed without being remembered.
 
         The first access waits for the answer.
         """
@@ -90,7 +90,7 @@ class Call:
 
     @property
     def is_busy(self) -> bool:
-        """Whether an equal call computes."""
+        """Whether another caller is computing an equal call."""
         return isinstance(self.found, Busy)
 
     @property
@@ -303,7 +303,7 @@ class Memos:
         return self._runtime.app.main or SCOPE if scope == SCOPE else f"={scope}"
 
     def _learn(self, task: Any) -> _Known:
-        """Return what doesn't depend on the call of a task, which is remembered."""
+        """Return, and cache, what doesn't depend on the call of a task."""
         options, facts = self._runtime.options(task.name)
         known = self._known.get(task.name)
         if known is None or known.facts is not facts:
@@ -356,8 +356,7 @@ class Memos:
     def forget(self, task: Any, /, *args: Any, **kwargs: Any) -> bool:
         """Forget the result of a call; return whether there was one.
 
-        A computation of this call that is under way doesn't count either: its result isn't
-        remembered.
+        If the call is being computed now, that result isn't remembered, either.
 
         Args:
             task: a task of an app with offload, or a function made by `memoize`.

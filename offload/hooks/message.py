@@ -60,7 +60,7 @@ _NO_OPTIONS = TaskOptions.read(None, "message")
 
 @dataclass(frozen=True)
 class Note:
-    """A note.
+    """The note in a message: paths of its references, and facts about its delivery.
 
     Attributes:
         refs: paths of references whose values the task receives.

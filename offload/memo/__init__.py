@@ -13,8 +13,8 @@ __all__ = ("forget", "forget_all", "memoize")
 def forget(task: Any, /, *args: Any, **kwargs: Any) -> bool:
     """Forget the result of a call of a memo task or of a memoized function.
 
-    Returns whether there was one. A computation of this call that is under way doesn't count
-    either: its result isn't remembered.
+    Returns whether there was one. If the call is being computed now, that result isn't remembered,
+    either.
 
     Args:
         task: a task of an app with offload, or a function made by `memoize`.

@@ -1,9 +1,9 @@
-"""Single flight: of equal calls at the same time, one computes.
+"""Single flight: of equal calls at the same time, only one is computed.
 
-A computation has the lease of its record. One thread in each process renews the leases of all
-computations that take longer than a third of theirs, so short ones cost nothing but the
-bookkeeping. A result is written by compare-and-swap, and only while its computation has the lease:
-a process that was stopped for too long doesn't replace what others have computed meanwhile.
+A computation owns the lease of its record. One thread per process renews the leases of computations
+that run longer than a third of their lease; shorter ones cost only bookkeeping. A result is written
+by compare-and-swap, and only while its computation has the lease: a process that was stopped for
+too long doesn't replace what others have computed meanwhile.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def _owners(pid: int) -> str:  # noqa: ARG001 (a forked child has names of its o
 
 @dataclass(frozen=True)
 class Busy:
-    """Somebody else computes.
+    """Another caller is computing.
 
     Attributes:
-        left: seconds until their lease expires, unless they renew it.
+        left: seconds until its lease expires, unless it is renewed.
     """
 
     left: float
@@ -65,12 +65,12 @@ class Computation:
     """A call that this process computes.
 
     Attributes:
-        name: of its record, and of the lease.
+        name: the name of its record and lease.
         fence: fencing number of the lease, greater than that of every earlier computation.
         expected: what the record's pointer holds; None if it is unset.
         lease: seconds that the lease lasts after a renewal.
-        due: when the lease is to be renewed, by the monotonic clock.
-        ended: whether its lease was released, or is lost.
+        due: when to renew the lease, by the monotonic clock.
+        ended: whether its lease was released or lost.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Flights:
     """Takes and renews the leases of computations, and writes their records.
 
     Args:
-        is_valid: whether a record's pointer holds a valid record; others are computed anew.
+        is_valid: whether a record's pointer holds a valid record; invalid ones are computed again.
         clock: monotonic seconds.
     """
 
@@ -111,10 +111,10 @@ class Flights:
     def claim(
         self, name: str, lease: float, useless: bytes | None = None
     ) -> bytes | Computation | Busy:
-        """Return the record *name*, or become the one who computes it for *lease* seconds.
+        """Return the record *name*, or acquire its computation for *lease* seconds.
 
         Args:
-            useless: a record that doesn't count, as its result can't be read.
+            useless: a record to ignore, because its result can't be read.
 
         Raises StoreError (also ConfigurationError, for a store without leases).
         """
@@ -191,8 +191,8 @@ class Flights:
 
         On Redis, this only sends the request, so that the caller can do something else meanwhile.
         Returns a function, to be called once, that waits until it is done. It returns False if the
-        computation has lost its lease: another process may compute by now, or an operator forgot
-        the result. Both raise StoreError.
+        computation has lost its lease: another process may be computing by now, or an operator
+        forgot the result. Both raise StoreError.
         """
         first = self._send(computation, value, ttl)
 
@@ -265,14 +265,14 @@ class Flights:
 
     @staticmethod
     def pause(busy: Busy, attempt: int) -> float:
-        """Return the seconds after which it is worth claiming again for the *attempt*-th time (from
-        0), if nothing tells when the computation ends.
+        """Return the seconds to wait before claim number *attempt* (from 0), if nothing signals the
+        end of the computation.
         """
         pause = min(_FIRST_PAUSE * _FACTOR ** min(attempt, 20), _LONGEST_PAUSE)
         return min(pause, max(busy.left, _FIRST_PAUSE))
 
     def wait(self, name: str, busy: Busy, attempt: int) -> None:
-        """Wait in place for the *attempt*-th time (from 0) until it is worth claiming again.
+        """Wait in place before claim number *attempt* (from 0).
 
         On Redis, the end of the computation ends the wait at once.
         """
@@ -297,7 +297,7 @@ class Flights:
         return True
 
     def wake(self, name: str) -> None:
-        """Wake the next who waits in place: the end of a computation wakes only one."""
+        """Wake the next waiter: the end of a computation wakes only one."""
         if isinstance(self._leases, NotifiesRelease):
             with suppress(StoreError):
                 self._leases.notify(name)
@@ -318,8 +318,8 @@ class Flights:
 class _Heartbeat:
     """The computations of this process, and the thread that renews their leases.
 
-    One that nobody refers to any more isn't renewed: a time limit may have interrupted its owner
-    before it could end the computation, and others would wait for it forever.
+    A computation without references isn't renewed: a time limit may have interrupted its owner
+    before it could end the computation, and others would wait forever.
     """
 
     def __init__(

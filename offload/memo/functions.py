@@ -54,15 +54,15 @@ def memoize(
         ttl: seconds, or a text such as ``7d``, for which a result is returned to equal calls;
             None: ten years.
         version: replaces the hash of the function's code.
-        ignore: names of parameters that don't count.
-        key: takes a dict of the arguments, and returns what counts instead of them; None if the
-            call isn't to be remembered.
+        ignore: names of parameters that don't identify a call.
+        key: takes a dict of the arguments, and returns what identifies the call instead of them;
+            None: don't remember the call.
         scope: only functions in one scope share results.
         lease: seconds, or a text, after which another process takes over from one that died.
 
-    Equal calls in all processes compute once: the others wait for the result. An error in the store
-    never fails a call: it is computed. Calls of a coroutine function are awaited as before; the
-    store is asked in threads.
+    Of equal calls in all processes, one is computed, and the others wait for its result. If the
+    store fails, calls are computed as without it. A coroutine function stays one; threads access
+    the store.
 
     Raises ConfigurationError for a wrong argument or a generator function.
     """
@@ -152,7 +152,7 @@ def remembering(
 
 
 class Memoized(Generic[T]):
-    """A function whose results are remembered. Calling it computes, or returns a result."""
+    """A function whose results are remembered: a call computes one, or returns a remembered one."""
 
     def __init__(
         self,
@@ -301,7 +301,7 @@ class MemoizedCoroutine(Memoized[Any]):
             attempt += 1
 
     def _give_back(self, asked: asyncio.Future[Any]) -> None:
-        """Let others compute what nobody waits for any more."""
+        """Release the computation of a call that was cancelled."""
         found = None if asked.cancelled() or asked.exception() else asked.result()
         if isinstance(found, Computation):
             flights = self._results.flights

@@ -50,11 +50,11 @@ class Function:
 
     Attributes:
         kind: ``task`` or ``function``.
-        name: of the task; of a function, its module and qualified name.
+        name: the task's name, or the function's module and qualified name.
         run: the function that computes.
         version: replaces the hash of the code; None: use the hash.
-        ignored: names of parameters that don't count.
-        key: the user's function that returns what counts instead of the arguments.
+        ignored: names of parameters that don't identify a call.
+        key: the user's function that returns what identifies a call instead of the arguments.
         context: what else must be equal, such as the serializer of the result.
     """
 
@@ -109,7 +109,7 @@ class Function:
             args, kwargs: the arguments; references in place of values count as their values.
             serializers: serialize the other values, to hash them.
             scope: the modules whose code counts.
-            chunk_size: most bytes of a chunk in the store, where large values are cut.
+            chunk_size: maximum bytes of a chunk in the store.
             cipher: encrypts what the store has; None without encryption.
             refs: whether there may be references in containers.
 
@@ -188,7 +188,7 @@ class Function:
         return [] if self.key is not None else [*found, (None, None)]
 
     def _counted(self, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Yield name and value of each argument that counts, in an order of their own."""
+        """Yield name and value of each argument that identifies the call, in a fixed order."""
         for name, parameter in self.signature.parameters.items():
             if name in self.ignored:
                 continue

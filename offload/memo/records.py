@@ -3,8 +3,8 @@
 A record is the pointer ``memo/<task>/<scope>/<key>``. Its value is a MAC over the pointer's name
 and the text that follows it: JSON with a small result itself (version 2), or with the reference of
 a large one (version 1, in which earlier versions of offload also wrote small results). The holder
-``memo:<key>+<fence>`` keeps the blobs of a large one as long as the record.
-Names of tasks and scopes that no pointer may have are replaced by a hash.
+``memo:<key>+<fence>`` keeps the blobs of a large one for as long as the record. Names of tasks and
+scopes that no pointer may have are replaced by a hash.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from offload.ref import Keys, Ref
 from offload.stores.protocols import Store, SweepItem
 
 FOLDER = "memo/"
-"""Start of the names of records and of their leases."""
+"""Prefix of the names of records and of their leases."""
 
 _BY_REF, _WITHIN = 1, 2  # versions of the format
 _MAC = 32  # hexadecimal digits
@@ -62,7 +62,7 @@ class Record:
     """A remembered result.
 
     Attributes:
-        name: of its pointer.
+        name: the name of its pointer.
         task: the task, or the module and name of a function.
         scope: callers in one scope share results.
         ref: wire text of the result's reference; empty if the record contains the result.
@@ -114,7 +114,7 @@ def record_name(task: str, scope: str, key: str) -> str:
 
 @lru_cache(1000)
 def _folder(task: str, scope: str | None = None) -> str:
-    """Return the start of the names of a task's records, in one scope or in all."""
+    """Return the prefix of the names of a task's records, in one scope or in all."""
     found = f"{FOLDER}{_part(task, _LONGEST_TASK)}/"
     return found if scope is None else f"{found}{_part(scope, _LONGEST_SCOPE)}/"
 
@@ -256,11 +256,11 @@ def _read_all(store: Store, names: Iterable[str]) -> Iterator[tuple[str, bytes |
 def forget_record(content: ContentStore, name: str, grace: float) -> bool:
     """Forget one result; return whether there was one.
 
-    A computation that is under way doesn't count either: its result isn't remembered, and the next
-    call computes anew.
+    If the call is being computed now, that result isn't remembered, either, and the next call
+    computes it again.
 
     Args:
-        grace: seconds that the result's blobs live on.
+        grace: seconds for which the result's blobs are kept.
 
     Raises StoreUnavailable or StoreError.
     """
@@ -283,7 +283,7 @@ def forget_records(
 
     If *task* is None, the results of all tasks are forgotten.
 
-    As in `forget_record`, computations under way don't count.
+    As with `forget_record`, results that are being computed now aren't remembered.
     """
     store, folder = content.store, FOLDER if task is None else _folder(task, scope)
     names = dict.fromkeys(store.pointers.names(folder))

@@ -46,7 +46,7 @@ _INLINE = 32 * 1024  # bytes up to which a result is kept in its record
 _HEADS = {("raw", "str"): b"str", ("raw", "bytes"): b"bytes"}
 _UNHASHED = 1024  # bytes up to which it is tried to lay out a result without hashing it
 _DATA = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
-_GRACE = 300.0  # seconds that the blobs of a result that isn't remembered live on
+_GRACE = 300.0  # seconds for which the blobs of a result that isn't remembered are kept
 _LOGGED = 10_000  # tasks and functions whose errors were logged
 
 
@@ -55,9 +55,9 @@ class Answer:
     """A remembered result.
 
     Attributes:
-        value: the result; its reference if it was not to be read.
+        value: the result, or its reference if it wasn't read.
         ref: its reference.
-        record: what it is from.
+        record: the record that it comes from.
         stored: the value of the record's pointer.
     """
 
@@ -108,14 +108,14 @@ class Results:
     def find(
         self, name: str, lease: float, *, block: bool, read: bool
     ) -> Answer | Computation | Busy:
-        """Return the result in the record *name*, or become the one who computes it.
+        """Return the result in the record *name*, or acquire its computation.
 
         Args:
             lease: seconds after which others take over if this process dies.
             block: wait while another process computes, instead of returning Busy.
             read: read a large result, instead of returning its reference.
 
-        Raises OffloadError if the store can't tell.
+        Raises OffloadError if the store fails.
         """
         return self.start(name, lease, block=block, read=read)()
 
