@@ -29,7 +29,7 @@ def digest_of(
     """Return the digest of the concatenation of *parts*, computed by at most *threads* threads.
 
     Buffers must be contiguous and of single bytes. Nothing is copied. With *key*, 32 bytes, it is
-    BLAKE3's keyed hash, which nobody without the key can compute.
+    BLAKE3's keyed hash, which can't be computed without the key.
     """
     parts = list(parts)
     return _hash(parts, key, threads if sum(map(len, parts)) >= _PARALLEL else 1)

@@ -226,7 +226,7 @@ class Lock:
         backoff.
 
         Args:
-            timeout: most seconds to wait; None: no limit.
+            timeout: longest wait, in seconds; None: no limit.
             initial: seconds before the second check.
             maximum: longest pause between two checks, in seconds.
             factor: how much longer each pause is than the one before.
@@ -363,7 +363,7 @@ def list_locks(store: Store, prefix: str = "") -> Iterator[tuple[str, LeaseInfo]
 
 
 def break_lock(store: Store, name: str) -> LeaseInfo | None:
-    """Release the lock *name*, whoever owns it; return its lease, None if nobody owned it.
+    """Release the lock *name*, whoever owns it; return its lease, or None if it was free.
 
     The next owner's fence is greater, and the present owner finds that it has lost the lock.
     """

@@ -117,7 +117,7 @@ class LocalCopies:
         self._states: dict[str, bytes | None] = {}
 
     def keep_state(self, bucket: str, name: str, value: bytes | None, remote: ContentStore) -> None:
-        """Copy a name's state as it was read from the store."""
+        """Copy a name's state, just read from the store."""
         pointer = name_pointer(bucket, name)
         if self._states.get(pointer, b"") == value:
             return

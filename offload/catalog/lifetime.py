@@ -2,7 +2,7 @@
 
 A store that tracks holds keeps a record's blobs for a holder of that record alone
 (`Record.holder`). A saver that was killed, or that couldn't release what it removed, leaves such
-holds behind; `sweep_holds` releases those of which there is no record.
+holds behind; `sweep_holds` releases holds without a record.
 
 In a store without holds (files or S3 alone), `named_blobs` tells the sweep what records name.
 """
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _KIND = "catalog:"  # start of the holders of records
 _SETTLED = 86400.0  # seconds after which a saver that holds blobs has set its record
-_GRACE = 3600.0  # seconds for which blobs stay that nobody holds any more
+_GRACE = 3600.0  # seconds for which blobs without holds are kept
 _READ = 200  # records read in one round trip
 _ROOTS = 32  # of at most 16 MiB each, but mostly of some kilobytes
 _HOLDS = 2000  # holds of which the records are looked for together

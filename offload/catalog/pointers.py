@@ -244,7 +244,7 @@ class CatalogPointers:
         """Apply *change* to a name's state, even while others change it.
 
         Args:
-            known: the state as it was read last; saves a round trip.
+            known: the state that was read last; saves a round trip.
             replaces_damaged: whether to treat an altered state as empty.
 
         Raises CatalogError if the name would have too many versions.

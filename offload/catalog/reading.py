@@ -81,7 +81,7 @@ class CatalogReader:
         Args:
             content: returns this process's content store.
             serializer: returns kombu's name of the serializer that plain Celery would use.
-            grace: returns the seconds for which removed content lives on.
+            grace: returns the seconds for which removed content is kept.
         """
         catalog = cls.__new__(cls)
         cls._set(catalog, content, DEFAULT, serializer, grace)

@@ -8,8 +8,8 @@ For each version, in this order:
 3. Its blobs are held without expiry, by a holder of this record alone.
 4. Its record is set, if there is none: the commit point.
 
-A saver that is killed before the last step leaves blobs that nobody names, which a sweep finds, and
-at most an announced version, which readers skip. One that is killed in step 4 has saved.
+A saver that is killed before the last step leaves unnamed blobs, which a sweep finds, and at most
+an announced version, which readers skip. One that is killed in step 4 has saved.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Saver:
     Args:
         serializer: kombu's name of the serializer that plain Celery would use.
         overwrites: whether a version may be replaced.
-        grace: seconds for which the content of a replaced version lives on.
+        grace: seconds for which the content of a replaced version is kept.
     """
 
     def __init__(

@@ -49,12 +49,12 @@ def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; needs --yes.")
 @click.pass_context
 def release(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Release locks, whoever has them.
+    """Release locks, whoever holds them.
 
     Others can acquire them at once. An owner that is still working finds, at the latest with
     its next renewal, that it has lost the lock; until then, two processes may be working.
 
-    The exit code is 1 if nobody had one of the locks.
+    The exit code is 1 if one of the locks wasn't held.
     """
     if as_json and not yes:
         raise click.UsageError("--json can't prompt: add --yes")
@@ -67,7 +67,7 @@ def release(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool
         print_json({"released": owners, "missing": [name for name in found if name not in owners]})
     else:
         for name, lock in found.items():
-            had = "nobody has it" if lock is None else f"released; {owner_of(lock.owner)} had it"
+            had = "not held" if lock is None else f"released; {owner_of(lock.owner)} had it"
             click.echo(printable(f"{name}: {had}"))
     if None in found.values():
         ctx.exit(1)

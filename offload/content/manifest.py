@@ -79,7 +79,7 @@ def _header_limit(size: int) -> int:
 
 
 def root_limit(size: int) -> int:
-    """Return the most bytes that the root blob of a value of *size* bytes has."""
+    """Return the maximum bytes of the root blob of a value of *size* bytes."""
     padding = ALIGNMENT * (_most_buffers(size) + 2)
     return min(ROOT_LIMIT, _PREFIX.size + _header_limit(size) + size + padding)
 

@@ -183,7 +183,7 @@ def _lead(described: Mapping[str, Any], holders: _Holders, ttl: float) -> str:
     elif holders.count:
         used = f" with {holders.count:,} holders"
     else:
-        used = "" if holders.count is None else " used by nobody"
+        used = "" if holders.count is None else " that nothing uses"
     left = human_duration(ttl)
     end = (
         "is kept until it is unpinned"

@@ -155,7 +155,7 @@ _COLUMNS: list[Column[_Line]] = [
     Column(
         "holders",
         "Used by",
-        lambda each: each.used or "nobody",
+        lambda each: each.used or "nothing",
         lambda each: each.value.row.holders or 0,
         wide=True,
         hint="tasks in queues or running, results, and pins that hold it",

@@ -1,4 +1,4 @@
-"""Operators' views through Celery's own commands, and the task that beat runs.
+"""What operators see through Celery's own commands, and the task that beat runs.
 
 - ``celery inspect offload`` reports the settings, node cache, and counters of each worker, without
   secrets.
@@ -84,7 +84,7 @@ def _key_state(runtime: Runtime, keys: Keys | None) -> dict[str, Any]:
 
 
 def _settings(runtime: Runtime) -> dict[str, Any]:
-    """Return the settings that hold no passwords and keys."""
+    """Return the settings that contain no passwords or keys."""
     settings = runtime.settings
     shown: dict[str, Any] = {
         field.name: _plain(getattr(settings, field.name))

@@ -83,7 +83,7 @@ class Delivery:
         bound: ``args`` and ``kwargs`` with references in place of their values; None if the message
             has none.
         error: why references could not be resolved.
-        facts: about the task; None if they couldn't be read, which is the `error` then.
+        facts: facts about the task; None if they couldn't be read: see `error`.
         options: the options given with the call.
         attempt: how many times the message was sent again because of a store outage.
         waits: how many times it was sent again because an equal call was computing.
@@ -195,7 +195,7 @@ class Delivery:
             if isinstance(exc, OffloadError):
                 self.error = described(exc, self.task.name, None)
         if self.error is not None and note is not None and self.bound is None:
-            # It isn't known where the references are. Callbacks must not receive them as data.
+            # The places of references are unknown. Callbacks must not receive them as data.
             request.update({key: all_unverified(request[key], note) for key in request})
             self.args = as_lost(all_unverified(args, note), self.error)
             self.kwargs = as_lost(all_unverified(kwargs, note), self.error)
@@ -242,7 +242,7 @@ class Delivery:
         self._read_bound(note, facts)
 
     def read_arguments(self) -> None:
-        """Read the arguments if they haven't been, as the function must run nevertheless."""
+        """Read the arguments, unless they have been read: the function must run after all."""
         read, self._read_later = self._read_later, None
         if read is None:
             return

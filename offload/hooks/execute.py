@@ -251,7 +251,7 @@ def _guarded_run(runtime: Runtime, task: Any, run: Callable[..., Any]) -> Callab
 
 
 def _guarded_start(runtime: Runtime, task: Any, start: Callable[..., Any]) -> Callable[..., Any]:
-    """Call a task's own ``before_start`` with values; don't call it if they can't be had."""
+    """Call a task's own ``before_start`` with values; don't call it if they can't be read."""
 
     @functools.wraps(start)
     def guarded(*args: Any, **kwargs: Any) -> Any:

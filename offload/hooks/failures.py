@@ -1,12 +1,12 @@
 """Large failures in the result backend: an exception and its traceback, stored by reference.
 
 What Celery would write is serialized by the backend's own serializer, and these bytes are stored.
-So a reader gets exactly what plain Celery delivers. In the backend remains a *stand-in*, in the
+So a reader gets exactly what plain Celery delivers. A *stand-in* remains in the backend, in the
 form in which Celery stores exceptions as data: the class, and the start of its arguments. Readers
-without offload raise that.
+without offload raise it.
 
-If the store fails, the task's own error must not be lost: the stand-in then is all that is stored,
-and says so. If a reader can't get the value, it raises the stand-in, too.
+If the store fails, the task's own error must not be lost: then only the stand-in is stored, and
+says so. If a reader can't get the value, it raises the stand-in, too.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def put(
 
     Args:
         failure: an exception, or data in its place (given to ``update_state``).
-        name: of the task.
+        name: the task's name.
         hold: returns the hold of the value.
-        suffix: of the holder's name; see `holder_suffix`.
+        suffix: suffix of the holder's name; see `holder_suffix`.
 
     Returns:
         The stand-in, an excerpt of the traceback, and the reference; no reference if the store
@@ -111,7 +111,7 @@ def put(
         if runtime.settings.mode == "observe":
             runtime.observer.observe(data, backend.serializer, threshold)
             return None
-    # An error of a store contains no value, and who reads it may not have this process's key.
+    # Store errors contain no values, and readers may not have this process's key.
     hides = _hides(runtime) and not isinstance(failure, StoreError)
     stand_in = _stand_in(prepared, hides=hides)
     if not hides and _fits(backend, prepared):
@@ -212,7 +212,7 @@ def _stand_in(prepared: Any, *, hides: bool) -> dict[str, Any]:
 
 
 def _short(value: Any, most: int, *, hides: bool) -> Any:
-    if isinstance(value, bytes):  # some exceptions take nothing else
+    if isinstance(value, bytes):  # some exceptions accept only text
         return b"" if hides else value[: most // 4]
     if hides:
         return f"<{type(value).__name__}, truncated by offload>"
@@ -241,7 +241,7 @@ def _excerpt_traceback(runtime: Runtime, traceback: Any, ref: Ref[Any] | None) -
 
 
 def _hides(runtime: Runtime) -> bool:
-    """Return whether nothing of a value may be outside of the store, because it is encrypted."""
+    """Return whether values must not appear outside the store, because it is encrypted."""
     return bool(getattr(runtime.settings, "encryption_keys", None))
 
 

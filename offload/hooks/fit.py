@@ -1,4 +1,4 @@
-"""Make a message fit into its broker's limit: store its largest values, or refuse it.
+"""Make a message fit its broker's limit: store its largest values, or refuse it.
 
 A message is measured only if it might be too large. It is then built as it would be sent, with
 references of the right length in place of values that aren't stored yet. If it is too large, a
@@ -25,7 +25,7 @@ from offload.hooks.short import key_of, shorten
 from offload.ref import Keys
 from offload.text import human_number
 
-_REFERENCE = 2048  # most bytes of a reference with its path
+_REFERENCE = 2048  # maximum bytes of a reference with its path
 _TYPICAL = 300  # bytes of a reference with its path
 _WRAPPED = 24  # bytes around a reference's wire text
 _NAMED = 3  # inline arguments named in an error
@@ -104,7 +104,7 @@ def _measure(
 
 
 def _trials(out: Outgoing) -> list[Slot]:
-    keys = out.runtime.content.signing.known  # unknown only if all references are yet to be signed
+    keys = out.runtime.content.signing.known  # unknown only if no reference has been signed yet
     return [_trial(slot, keys or _TRIAL) for slot in out.slots]
 
 
@@ -172,7 +172,7 @@ def _release(out: Outgoing) -> None:
 
 
 def _too_large(out: Outgoing, limit: MessageLimit, sizes: Sizes, task: str) -> ValueTooLarge:
-    """Return the error about a message that can't be reduced any more."""
+    """Return the error about a message that can't be reduced further."""
     refs = _in_message(out)
     inline = sorted(((_carried(value, out.serializer), name) for _, name, value in out.inline))
     parts = [

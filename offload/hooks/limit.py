@@ -1,9 +1,9 @@
 """The broker's limit on messages, and how large its transport makes one.
 
-Brokers limit a message as they receive it. kombu encodes the serialized and compressed body in
-base64 for all transports but AMQP, and sends it as JSON together with headers and properties; for
-Amazon SQS, it then encodes everything in base64 again. AMQP sends the body as it is. It splits a
-body into frames, but not headers, which must fit into one.
+A broker's limit applies to a message as the broker receives it. kombu encodes the serialized and
+compressed body in base64 for all transports but AMQP, and sends it as JSON together with headers
+and properties; for Amazon SQS, it then encodes everything in base64 again. AMQP sends the body as
+it is. It splits a body into frames, but not headers, which must fit into one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RABBITMQ_3 = 128 << 20
 _FRAME = 128 << 10  # frame_max of RabbitMQ and of its clients
 _MARGIN = 16  # one part in so many of a transport's limit stays free, for signal receivers
 _ENVELOPE = 1024  # bytes that kombu adds to headers and body: names of queues, numbers, brackets
-_HEADERS = 32 << 10  # most bytes of headers with ordinary names, and with Celery's reprs
+_HEADERS = 32 << 10  # maximum bytes of headers with ordinary names, and with Celery's reprs
 _BODY = frozenset({"args", "kwargs", "callbacks", "errbacks", "chain", "chord"})
 _POSITIONAL = 17  # arguments of a message that Celery passes by position, after ``kwargs``
 _SHADOW = tuple(signature(AMQP.as_task_v2).parameters).index("shadow") - 5  # among these

@@ -1,8 +1,8 @@
 """Options in force for a task, call > task > app > default, and facts about its parameters.
 
-The option ``save_as`` is a name in the catalog with fields in braces. They are replaced by nothing
-but text of a few harmless characters: task ids come from whoever sends a message, and must not
-choose another object.
+The option ``save_as`` is a name in the catalog with fields in braces. Only text of a few harmless
+characters replaces them: task ids come from the sender of a message, and must not choose another
+object.
 """
 
 from __future__ import annotations

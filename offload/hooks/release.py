@@ -191,8 +191,8 @@ def progress_holder(task_id: str, suffix: str) -> str:
 def _grace_of(runtime: Runtime, refs: Sequence[Ref[Any]], name: str) -> float:
     """Return for how many seconds released values stay.
 
-    A value that no message can have needs to outlast those who have just read its reference only.
-    A task may replace its progress many times a second.
+    A value that no message can have only needs to outlast readers that have just read its
+    reference. A task may replace its progress many times a second.
     """
     kind, _, suffix = name.partition(":")
     is_unique = kind == "progress" and suffix.rpartition("+")[2].startswith(UNIQUE)
@@ -217,8 +217,8 @@ class _Jobs(queue.Queue["_Release | threading.Event | None"]):
 
 
 class Releaser:
-    """Releases in a thread: for a worker's main process, which must not wait for the store; and
-    what was deferred, but not carried by a request.
+    """Releases in a thread: for a worker's main process, which must not wait for the store; and for
+    deferred releases that no request carried.
 
     Each process starts the thread when it is first needed, and waits for it when it ends.
     """

@@ -2,8 +2,8 @@
 
 A message's hold lasts as long as the message may wait. A task that runs longer may still read a
 reference, or publish the callbacks that its message carries. One thread in each process that runs
-tasks waits for the earliest hold that would otherwise expire; tasks that end earlier cost nothing
-but the bookkeeping.
+tasks waits for the earliest hold that would otherwise expire; tasks that end earlier cost only
+bookkeeping.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from offload.stores.processes import PerProcess
 logger = logging.getLogger(__name__)
 
 _RETRY = 10.0  # seconds until a renewal is retried after a store error
-_LONGEST_WAIT = 300.0  # seconds of waiting at a time, in case the clock is changed
+_LONGEST_WAIT = 300.0  # longest wait in seconds, in case the clock is changed
 
 
 class Renewer:
@@ -40,7 +40,7 @@ class Renewer:
 
     @contextmanager
     def running(self, delivery: Delivery) -> Iterator[None]:
-        """Keep the values that *delivery* refers to during this block."""
+        """Keep the values of *delivery* from expiring during this block."""
         if delivery.until is None or not delivery.has_refs:
             yield
             return

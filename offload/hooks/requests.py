@@ -1,9 +1,9 @@
 """Task requests in a worker's main process: restore their references, and fetch no values.
 
-The main process decodes each message to answer ``inspect``, to start the task at its time, and to
-end it itself if it is revoked, expired, or killed. References in it become unverified Refs, so they
-can't be mistaken for data, and nothing is fetched. Values are read only for failure hooks of tasks
-that the main process ends, and only up to a limit.
+The main process decodes each message to answer ``inspect``, to start the task on time, and to end
+it if it is revoked, expired, or killed. References in it become unverified Refs, so they can't be
+mistaken for data, and nothing is fetched. Values are read only for failure hooks of tasks that the
+main process ends, and only up to a limit.
 
 Whatever a message contains, nothing here raises: an error in the main process ends the worker, and
 the broker gives the message to the next one.
@@ -99,9 +99,7 @@ def install() -> None:
 
 
 def _spare_rate_limits() -> None:
-    """Let a call that was sent back, as an equal call computed, take no token of its task's
-    ``rate_limit`` again.
-    """
+    """Exempt calls that waited for an equal call from their task's ``rate_limit``."""
     consumer: Any = getattr(sys.modules.get("celery.worker.consumer.consumer"), "Consumer", None)
     if consumer is None or hasattr(consumer, _HOOKED):
         return
@@ -193,7 +191,7 @@ def readable(runtime: Runtime, value: Any) -> Any:
             failed = ValueTooLarge(f"over {READABLE_LIMIT} bytes, in a worker's main process")
         except StoreUnavailable as exc:
             failed = exc
-        except Exception as exc:  # it may be anything that a decoder raises
+        except Exception as exc:  # a decoder may raise anything
             return LostValue.of(ref, exc)
         return LostValue.of(ref, failed)
 

@@ -79,7 +79,7 @@ def result_ref(
 ) -> Ref[Any] | None:
     """Return the reference that replaces *result*; None if it isn't replaced.
 
-    *salt* is that of a new payload.
+    *salt* goes into a new payload.
 
     Raises: SerializationError, ValueTooLarge, StoreUnavailable, StoreError.
     """
@@ -112,7 +112,7 @@ def result_ref(
 
 _CHORD_UNLOCK = "celery.chord_unlock"
 _USER_CALLBACKS = ("on_message", "on_interval")
-"""Functions of the user's that a result set calls while it waits."""
+"""The user's functions that a result set calls while it waits."""
 _READS = ("get", "maybe_throw", "result")
 """Attributes of a result that return its value."""
 
@@ -183,7 +183,7 @@ class ResultMeta(dict):  # type: ignore[type-arg]
         return super().__getitem__(key)
 
     def fail(self, exc: OffloadError) -> NoReturn:
-        """Raise *exc* with the name of the task and, if the value is lost, a likely reason."""
+        """Raise *exc*, naming the task and, if the value is lost, a likely reason."""
         name = str(dict.get(self, "name") or dict.get(self, "task_id"))
         if exc.task is not None:
             raise exc

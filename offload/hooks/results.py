@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 
 _HOOKED = "_offload_hooked"
 _read: ContextVar[list[Any] | None] = ContextVar("offload_states_read", default=None)
-"""The metadata that the backend reads while it stores a state: most see what it is to replace."""
+"""The metadata that the backend reads before it replaces a state."""
 _REFERENCE = "offload"
 """Key in a result's stored metadata that has its reference.
 
@@ -278,9 +278,9 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         on_state_change: Callable[..., Any] = consumer.on_state_change
 
         def offload_on_state_change(meta: Any, message: Any) -> Any:
-            if consumer.on_message is not None:  # a function of the user's
+            if consumer.on_message is not None:  # the user's function
                 meta = offload_meta_from_decoded(meta)
-            # Else Celery decodes it when it is needed; until then, it may copy it, which would
+            # Otherwise Celery decodes it on demand; until then, it may copy it, which would
             # read the value.
             return on_state_change(meta, message)
 
@@ -359,7 +359,7 @@ def _plain(signature: Any) -> Any:
 def _request(given: Sequence[Any], options: Mapping[str, Any]) -> Any:
     """Return the request from a backend method's arguments.
 
-    It is passed by name, or as the second of *given*.
+    It is passed by name, or as the second item of *given*.
     """
     return options.get("request", given[1] if len(given) > 1 else None)
 

@@ -31,7 +31,7 @@ def keep_result(
     """Store the result, if it is large, and save it as the next version of *name* in the catalog,
     if it isn't None; return its reference, if it is stored.
 
-    An error is the task's own failure: those who look for the object would not find it.
+    An error fails the task: otherwise the object would be missing.
     """
     if inspect.isawaitable(result):
         return None

@@ -1,6 +1,6 @@
 """State shared by all hooks of one app: settings, store, counters, options.
 
-This module imports no hook. Hooks keep state of their own by `Runtime.part`.
+This module imports no hook. Hooks keep their own state with `Runtime.part`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ _VISIBILITY_TIMEOUTS = {
 }
 RETENTION_HELD = 7 * 86400.0
 """Default of ``offload_retention`` if the store tracks holds, in seconds. Only values that are
-never released live that long: of a killed publisher, a purged queue, messages with copies."""
+never released live that long: after a killed publisher or a purged queue, or in messages that may
+have copies."""
 RETENTION_BY_AGE = 86400.0
 """Default of ``offload_retention`` if values expire by age, in seconds."""
 
@@ -71,7 +72,7 @@ class Runtime:
     Args:
         extension: the Offload that connects this app, and perhaps others.
         given: settings by keyword.
-        like: the runtime of another app, whose registered classes are shipped here as well.
+        like: the runtime of another app, whose registered classes are shipped here, too.
     """
 
     def __init__(
@@ -237,7 +238,7 @@ class Runtime:
     def part(self, kind: Callable[[Runtime], P]) -> P:
         """Return this app's only instance of class *kind*, created at first use.
 
-        Hooks keep state of their own by this, without this module knowing them.
+        Hooks keep their own state in it, without this module knowing them.
         """
         found: P | None = self._parts.get(kind)
         return found if found is not None else self._parts.setdefault(kind, kind(self))
@@ -330,7 +331,7 @@ class Runtime:
 
     @cached_property
     def grace(self) -> float:
-        """Seconds for which released values live on."""
+        """Seconds for which released values are kept."""
         return self.settings.grace + redelivery_time(self.app.conf)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""User code that sees published tasks: give it values, and send unchanged ones by reference.
+"""User code that sees tasks being published: give it values, and send unchanged ones by reference.
 
 A worker that publishes the next step of a chain, a callback, or a chord's body has its arguments as
 references, and passes them on as references. A task's own ``apply_async``, functions in
@@ -40,8 +40,7 @@ _GUARDED = "_offload_handover"
 _IGNORE_ARGUMENTS = frozenset(
     {"celery", "kombu", "offload", "sentry_sdk", "opentelemetry", "ddtrace", "newrelic"}
 )
-"""Packages whose functions don't read arguments: Celery itself, and tracers, which read and write
-headers."""
+"""Packages whose functions don't read arguments: Celery itself, and tracers, which use headers."""
 
 _SCALARS = frozenset(
     {
@@ -276,7 +275,7 @@ def using(known: KnownRefs | None = None) -> Iterator[KnownRefs]:
         _known.reset(token)
 
 
-# -- detect
+# -- detect user code
 
 
 def is_user_code(function: Any) -> bool:
@@ -307,7 +306,7 @@ def _overrides(task: Any) -> bool:
 
 
 def _has_user_routes(router: Any) -> bool:
-    """Return whether a Celery router has routes that are functions or objects of the user's."""
+    """Return whether a Celery router has the user's own functions or objects as routes."""
     return any(not isinstance(maybe_evaluate(route), MapRoute) for route in router.routes or ())
 
 

@@ -28,7 +28,7 @@ from offload.stores.protocols import Store
 T = TypeVar("T")
 
 _FOREVER = 10 * 365 * 86400.0  # seconds
-_GRACE = 300.0  # seconds that the blobs of a forgotten result live on
+_GRACE = 300.0  # seconds for which the blobs of a forgotten result are kept
 
 
 def memoize(
@@ -196,7 +196,7 @@ class Memoized(Generic[T]):
         return result
 
     def _find(self, args: Any, kwargs: Any, *, block: bool) -> Answer | Computation | Busy | None:
-        """Return what `Results.find` does; None if the call is to be computed without memo."""
+        """Return what `Results.find` does; None to compute the call without memo."""
         name = self._function.name
         with self._counters.about(name):
             try:

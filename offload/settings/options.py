@@ -30,15 +30,16 @@ class TaskOptions:
         inline: names of parameters whose values stay in the message, in addition to those that
             the task and the settings name; ``("*",)`` is all.
         results: whether large results are stored by reference.
-        threshold: bytes from which a value is stored.
+        threshold: smallest size, in bytes, at which a value is stored.
         retention: seconds that stored values are held.
         memo: seconds for which a result is returned to equal calls; True: as long as stored results
             live; False: never.
-        version: of the task's code, for memo; by default a hash of it.
-        memo_ignore: names of parameters that don't count for memo, in addition to ``inline``.
-        memo_key: a function that takes a dict of arguments and returns what counts for memo instead
-            of them. Values that were sent by reference are Refs there.
-        memo_scope: only calls of one scope share results; ``"app"`` is that of the app.
+        version: the version of the task's code, for memo; default: a hash of the code.
+        memo_ignore: names of parameters that don't identify a call for memo, in addition to
+            ``inline``.
+        memo_key: a function that takes a dict of arguments and returns what identifies the call for
+            memo instead of them. Values that were sent by reference are Refs there.
+        memo_scope: only calls in one scope share results; ``"app"`` is the app's own.
         memo_lease: seconds after which an equal call takes over from a worker that died.
         wait: how a call waits for an equal one: ``"requeue"`` sends its message back,
             ``"block"`` occupies the worker.

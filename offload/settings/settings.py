@@ -83,14 +83,15 @@ class CoreSettings:
             backend's Redis, else the broker's.
         store_options: dict of options besides those in the store's URL, such as TLS and
             credentials (for several stores, a list of dicts); see `offload.open_store`.
-        tier_sizes: bytes of a value from which it goes to the second tier, the third, and so
-            on; one number fewer than there are tiers.
+        tier_sizes: sizes in bytes at which values go to the second tier, the third, and so on; one
+            fewer than there are tiers.
         mode: ``on``; ``observe`` leaves messages as they are and only counts what
             would be stored; ``off`` stores nothing, but still resolves what arrives.
-        threshold: bytes from which a value is stored rather than sent.
-        message_limit: most bytes of a message as the broker receives it, body and headers. If one
-            would be larger, its largest values are stored regardless of *threshold*. ``auto``: the
-            limit of Amazon SQS or RabbitMQ, less a sixteenth; none for other brokers. 0: none.
+        threshold: smallest size, in bytes, at which a value is stored rather than sent.
+        message_limit: largest message in bytes, as the broker receives it, with body and headers.
+            If one would be larger, its largest values are stored regardless of *threshold*.
+            ``auto``: the limit of Amazon SQS or RabbitMQ, less a sixteenth; none for other brokers.
+            0: none.
         results: whether results are stored, too.
         inline: names of parameters that stay in the message, in every task.
         max_size: largest value in bytes.
@@ -187,7 +188,7 @@ class NodeCacheSettings:
     Attributes:
         cache: folder that keeps large values from a remote store for all processes of a
             machine; ``auto`` is one in ``/dev/shm``; ``off``.
-        cache_size: most bytes in it; see `offload.content.cache.folder.Folder`.
+        cache_size: its maximum size in bytes; see `offload.content.cache.folder.Folder`.
         cache_write: whether a process also puts large values into the node cache when it stores
             them: ``auto`` if a worker of the machine uses that cache; ``on``; ``off``.
         cache_plain: whether *cache* may be on a disk although *encryption_keys* are set. Cached
@@ -233,8 +234,8 @@ class ClassSettings:
         signing_key: signs shipped code: ``ed25519:…``, ``hmac:…`` or the path of a PEM file.
         verify_keys: keys whose signatures are accepted, in addition to *signing_key*: such texts,
             or dicts of ``key``, ``name`` and ``until`` (a date).
-        ship_source: whether source is shipped along, and used where a version was made by
-            another Python version.
+        ship_source: whether source is shipped, too, and used for versions made by another Python
+            version.
     """
 
     code: str = "off"

@@ -1,6 +1,6 @@
 """Settings and options as dicts, for type checkers and editors.
 
-They name the same as `Settings` and `TaskOptions`, which check values when the program runs.
+They have the same names as `Settings` and `TaskOptions`, which check values at run time.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ DurationText = Literal[
 ]  # fmt: skip
 
 Size = Union[int, SizeText]
-"""A number of bytes, or a text."""
+"""A number of bytes, or text."""
 Duration = Union[float, timedelta, DurationText]
-"""A number of seconds, a timedelta, or a text."""
+"""A number of seconds, a timedelta, or text."""
 
 
 def size(text: str) -> int:

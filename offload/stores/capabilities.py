@@ -18,7 +18,7 @@ from offload.stores.protocols import Parts, Store, SweepItem
 from offload.stores.sums import Sums
 
 LISTED_HOLDS = 5
-"""Holds per blob that `HoldTracking.longest_holds` returns at most."""
+"""Maximum number of holds per blob that `HoldTracking.longest_holds` returns."""
 
 
 # -- for operators: inspect blobs
@@ -121,9 +121,9 @@ Named = Callable[[Collection[Digest]], Collection[Digest]]
 class KeepsNamed(Protocol):
     """A store without holds, in which blobs held `FOREVER` live as long as something names them.
 
-    Whoever names a blob holds it `FOREVER` first, and then writes the name. A sweep chooses the
-    blobs for which that was too long ago, asks what is named after that, and deletes each of the
-    others if nobody has held it in the meantime.
+    A writer that names a blob holds it `FOREVER` first, and then writes the name. A sweep chooses
+    the blobs for which that was too long ago, asks what is named after that, and deletes each of
+    the others if it hasn't been held in the meantime.
     """
 
     def sweep_unnamed(self, named: Named, *, dry_run: bool = False) -> Iterator[SweepItem]:
@@ -251,7 +251,7 @@ class Wanted:
 class HoldsAndPuts(Protocol):
     """Blobs that are held, and stored where missing, by one request.
 
-    Worth it for contents so small that sending them in vain costs less than asking first.
+    Worthwhile for contents so small that sending them needlessly costs less than asking first.
     """
 
     def hold_and_put(self, blobs: Mapping[Digest, Wanted], holder: str) -> set[Digest]:
@@ -316,7 +316,7 @@ class PutsInParallel(Protocol):
 
 
 def puts_at_once(store: Store) -> int:
-    """Return how many blobs *store* stores at once, at most; 1 if one after another."""
+    """Return the maximum number of blobs that *store* stores at once; 1 if one after another."""
     blobs = [tier.blobs for tier in tiers_of(store)]
     return max(each.puts_at_once if isinstance(each, PutsInParallel) else 1 for each in blobs)
 
@@ -415,7 +415,7 @@ class AddsNumbers(Protocol):
 
 
 MAX_SMALL_FILE = 64 << 20
-"""Bytes of a small file that are read at most."""
+"""Maximum bytes of a small file that are read."""
 SMALL_FILE = re.compile(r"part-[0-9a-f]{32}(\.end)?|fold-[0-9]{10}-[0-9a-f]{32}", re.ASCII)
 """Names of small files; other files beside them aren't the store's."""
 

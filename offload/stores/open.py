@@ -54,7 +54,7 @@ def open_store(
     The store connects when it is first used, so its server may be down now.
 
     Args:
-        tier_sizes: bytes of a value from which it goes to the second tier, the third, and so on;
+        tier_sizes: sizes in bytes at which values go to the second tier, the third, and so on;
             required for more than two.
         tier_options: options of each tier.
 
@@ -66,7 +66,7 @@ def open_store(
     - ``s3``: ``endpoint_url``, ``region``, ``profile``, ``sse`` and others; see
       `offload.stores.s3.connect.open_s3`.
     - ``fsspec+PROTOCOL``: see `offload.stores.fsspec.open_fsspec`.
-    - ``chunk_size``, of every kind: bytes of a chunk at most, for servers and proxies with a limit
+    - ``chunk_size``, for every kind: maximum bytes of a chunk, for servers and proxies with a limit
       (at least 65536; default and at most 4 MiB). Publishers and workers need the same.
     - ``file``: ``mode`` (such as ``0660``), ``skew`` and ``lock_timeout`` in seconds; see
       `offload.stores.file.FileStore`.

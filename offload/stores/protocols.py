@@ -168,7 +168,7 @@ class PointerStore(Protocol):
 
 @dataclass(frozen=True)
 class LeaseInfo:
-    """A lease that somebody has.
+    """A lease that has an owner.
 
     Attributes:
         owner: see `LeaseStore.acquire`.
@@ -199,7 +199,7 @@ class LeaseStore(Protocol):
         """Release the lease; return False if *owner* didn't have it."""
 
     def read(self, name: str) -> LeaseInfo | None:
-        """Return the lease; None if nobody has it."""
+        """Return the lease; None if it is free."""
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the names of leases that start with *prefix*. Some of them may have ended."""

@@ -40,7 +40,7 @@ def test_a_lock_is_released_for_its_owner(project, store):
     assert f"released; {lock._held.owner.rpartition(':')[0]} had it" in out
     assert not lock.owned()
     out, _ = project.run("locks", "release", "report:daily", "--yes", code=1)
-    assert out == "report:daily: nobody has it\n"
+    assert out == "report:daily: not held\n"
     with pytest.raises(LockLost), Lock(store, "index"):
         done = project.json("locks", "release", "index", "other", "--yes", code=1)
         assert list(done["released"]) == ["index"]

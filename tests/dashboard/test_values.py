@@ -40,7 +40,7 @@ def test_values_instead_of_blobs(filled):
         filled.array.digest[:15],
     ]
     assert cells(text, filled.big.digest)[:3] == ["str", "12.6 MB", "1 publisher"]
-    assert cells(text, filled.loose)[2:4] == ["nobody", "in 60.0 min"]
+    assert cells(text, filled.loose)[2:4] == ["nothing", "in 60.0 min"]
 
 
 def test_values_are_chosen_by_the_address(filled):
@@ -76,7 +76,7 @@ def test_a_values_page_says_what_it_is(filled):
     assert "pin model" in lead
     assert lead.endswith("It is kept until it is unpinned.")
     lead = re.search('<p class="lead">(.*?)</p>', client.get(f"/blobs/{filled.loose}").text)[1]
-    assert lead == "A value used by nobody. It expires in 60.0 min, unless it is held longer."
+    assert lead == "A value that nothing uses. It expires in 60.0 min, unless it is held longer."
     text = client.get(f"/blobs/{filled.big.digest}").text
     assert '<details id="chunks">\n<summary>3 chunks</summary>' in text
     chunk = re.search(r'<details id="chunks">.*?/blobs/(b3:[0-9a-f]+)', text, re.DOTALL)[1]

@@ -81,7 +81,7 @@ def test_certificates_are_checked_by_default():
         ("/a/path", {}, "no scheme"),
         ("ftp://host", {}, r"ftp://; known: file://, fsspec\+…://, memory://, redis://"),
         ([], {}, "one URL or several, not an empty list"),
-        (["memory://", "memory://"], {}, "memory:// is there twice"),
+        (["memory://", "memory://"], {}, "memory:// is listed twice"),
         ("redis://h?nonsense=1", {}, "unknown option 'nonsense'; known: .*socket_timeout"),
         ("redis://h", {"prefx": "a", "z": 1}, "unknown option 'prefx', 'z'"),
         ("redis://h?ssl_ca_certs=/x", {}, "unknown option 'ssl_ca_certs'"),

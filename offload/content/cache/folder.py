@@ -91,7 +91,7 @@ class Folder:
     """The folder at *path*, created with access for its owner only when first needed.
 
     Args:
-        size: most bytes of all its files together.
+        size: maximum bytes of all its files together.
         shared: whether it is on a tmpfs that others use as well. Then its files never
             exceed half of that, or a quarter of the memory limit of this process's control
             group, and a new file never takes more than half of the free memory.
@@ -202,7 +202,7 @@ class Folder:
     # -- space in general
 
     def limit(self) -> int:
-        """Return the most bytes of all files together."""
+        """Return the maximum bytes of all files together."""
         if not self._shared:
             return self._size
         system = os.statvfs(self.path)

@@ -86,7 +86,7 @@ def single_results(result: Any) -> Iterator[Any]:
 def _skip_subscribing(consumer: Any) -> None:
     """Keep threads that publish from subscribing to results, which are polled.
 
-    The messages about them, which nobody reads, would pile up.
+    Unread messages about them would pile up.
     """
     subscribe: Callable[..., Any] = consumer.consume_from
 

@@ -102,7 +102,7 @@ class Watch:
 
     @property
     def is_taken(self) -> bool:
-        """Whether the result objects have all metadata, so that reading them waits for none."""
+        """Whether the result objects have all metadata, so that reading them doesn't wait."""
         return all(known_meta(node) is not None for node in self._targets)
 
     def take(self) -> None:
@@ -165,7 +165,7 @@ class _Watcher:
         self._arrived.put(watch)
 
     def forget_cancelled(self) -> None:
-        """Let the thread forget now, not only when it looks for them, what nobody waits for."""
+        """Let the thread forget cancelled waits now, rather than at its next request."""
         self._arrived.put(None)
 
     def _run(self) -> None:
@@ -188,7 +188,7 @@ class _Watcher:
             self._accept(None if first is None else first - now)
 
     def _accept(self, seconds: float | None) -> None:
-        """Wait for at most so many seconds; accept what arrives, and forget what is over."""
+        """Wait up to *seconds*; accept new waits, and forget finished ones."""
         with suppress(Empty):
             watch = self._arrived.get(timeout=seconds)
             while True:

@@ -30,8 +30,8 @@ T = TypeVar("T")
 Outcome = tuple[Any, BaseException | None]
 
 THREADS = 4
-"""Most threads per process."""
-_END = 5.0  # most seconds that the end of the process waits for calls that have started
+"""Maximum threads per process."""
+_END = 5.0  # maximum seconds for which a process waits at exit for calls that have started
 
 _thread = threading.local()
 

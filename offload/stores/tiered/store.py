@@ -115,7 +115,7 @@ def _check(stores: Sequence[Store], lower: Sequence[Tier], sizes: Sequence[int],
     seen = sorted([tier_name(stores[0].url), *(tier.name for tier in lower)])
     for name, group in groupby(seen):
         if len(list(group)) > 1:
-            raise ConfigurationError(f"{url}: {name} is there twice", store=url)
+            raise ConfigurationError(f"{url}: {name} is listed twice", store=url)
     if len(sizes) != len(lower):
         raise ConfigurationError(
             f"{url}: {len(stores)} stores need {len(lower)} sizes (offload_tier_sizes) from which "
