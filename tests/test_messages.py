@@ -205,9 +205,9 @@ def test_a_value_that_no_serializer_supports():
 
     kind = Order.__qualname__
     assert text(SerializationError, score.delay, Order()) == (
-        f"task 'score', frame: cannot serialize {kind}: no accepted serializer supports {kind}; "
-        "send plain data; or, if all senders are trusted, add 'pickle' to accept_content or "
-        "offload_accept"
+        f"task 'score', frame: cannot serialize {kind}: no accepted serializer supports values "
+        f"of type {kind}; send plain data; or, if all senders are trusted, add 'pickle' to "
+        "accept_content or offload_accept"
     )
 
 

@@ -40,7 +40,7 @@ def write(value: Any, writer: Writer) -> Node:
         return {"kind": "Array", **write_chunks(value.type, [value], writer)}
     if kind.__module__.startswith("polars."):
         return _write_polars(value, writer)
-    raise NotData(f"no accepted serializer supports {type_name(value)}")
+    raise NotData(f"no accepted serializer supports values of type {type_name(value)}")
 
 
 def read(body: Node, reader: Reader) -> Any:
@@ -316,7 +316,7 @@ def _write_polars(value: Any, writer: Writer) -> Node:
     if type(value) is pl.Series:
         return {**_write_polars(value.to_frame(), writer), "kind": "Series"}
     if type(value) is not pl.DataFrame:
-        raise NotData(f"no accepted serializer supports {type_name(value)}")
+        raise NotData(f"no accepted serializer supports values of type {type_name(value)}")
     # By position, as polars reads an empty name from Arrow as none.
     names = [writer.node(name) for name in value.columns]
     numbered = value.rename({name: str(i) for i, name in enumerate(value.columns)})

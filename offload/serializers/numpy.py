@@ -31,7 +31,7 @@ def write(value: Any, writer: Writer) -> Any:
     if isinstance(value, np.generic):
         array: Any = np.asarray(value)
         if kind is not type(array[()]):
-            raise NotData(f"no accepted serializer supports {type_name(value)}")
+            raise NotData(f"no accepted serializer supports values of type {type_name(value)}")
         return {"kind": "scalar", **_write_array(array, writer)}
     if kind is np.ma.MaskedArray:
         return _write_masked(value, writer)
@@ -39,7 +39,7 @@ def write(value: Any, writer: Writer) -> Any:
         return {"kind": "array", **_write_array(value, writer)}
     name: str = kind.__name__
     if _SUBCLASSES.get(name) is not kind:
-        raise NotData(f"no accepted serializer supports {type_name(value)}")
+        raise NotData(f"no accepted serializer supports values of type {type_name(value)}")
     return {"kind": name, **_write_array(value.view(np.ndarray), writer)}
 
 

@@ -58,7 +58,7 @@ def write(value: Any, writer: Writer) -> Node:
         }
     if kind is pd.Timedelta:
         return {"Timedelta": [int(value.asm8.view("i8")), value.unit]}
-    raise NotData(f"no accepted serializer supports {type_name(value)}")
+    raise NotData(f"no accepted serializer supports values of type {type_name(value)}")
 
 
 def read(body: Node, reader: Reader) -> Any:

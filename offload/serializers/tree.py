@@ -155,7 +155,9 @@ class Writer:
         if node is not None:
             return node
         advice = (self.code.advice(kind) if self.code is not None else "") or advise(value)
-        raise NotData(f"no accepted serializer supports {type_name(value)}", advice=advice)
+        raise NotData(
+            f"no accepted serializer supports values of type {type_name(value)}", advice=advice
+        )
 
     def _registered(self, value: Any, found: registry.RegisteredType) -> Node:
         try:

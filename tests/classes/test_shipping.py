@@ -384,7 +384,7 @@ class TestRegistered:
         here, there = (Side(memory, accept=("pickle",)) for _ in range(2))
         payload = here.write(module("class Item: pass").Item(), "pickle")
         del sys.modules["shop_of_the_producer"]
-        with pytest.raises(DeserializationError, match=r"No module.*or register it where"):
+        with pytest.raises(DeserializationError, match=r"No module.*or have the sender ship"):
             there.read(payload)
 
     @pytest.mark.parametrize("push", ("auto", "manual"))

@@ -137,7 +137,7 @@ def test_a_polars_frame_arrives_the_same(help_, sent):
     ("value", "reason"),
     (
         (pl.DataFrame({"bad": [object()]}), "'bad' is of dtype Object"),
-        (pl.DataFrame({"a": [1]}).lazy(), "supports LazyFrame"),
+        (pl.DataFrame({"a": [1]}).lazy(), "of type LazyFrame"),
         (pl.DataFrame({"bad": [1]}, schema={"bad": pl.Int128}), "cannot carry"),
         (pa.int8(), "DataType"),
         (pa.table({"bad": UUIDS}), "'bad' .* ext"),
