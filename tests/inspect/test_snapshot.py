@@ -20,7 +20,7 @@ from offload.stores.memory import MemoryStore
 from tests.support.processes import wait_until
 
 HOUR = 3600.0
-MANY = 40_000
+MANY = 20_000
 
 
 @pytest.fixture(autouse=True)
