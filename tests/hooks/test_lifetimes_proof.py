@@ -41,7 +41,7 @@ def small_chunks(monkeypatch):
 def prove(capsys):
     """Return what runs random histories on a store.
 
-    Memory and Redis take the most: they are fast, and what follows each history is the same
+    Files and S3 get the fewest: they are slow, and what follows each history is the same
     everywhere. What stores do by themselves is compared with a model in `test_conformance`.
     """
 
@@ -135,7 +135,7 @@ def test_on_sqlite(prove, tmp_path):
 
         return Setup(store, clock.advance, remains)
 
-    prove("SQLite", make, 10)
+    prove("SQLite", make, 20)
 
 
 @pytest.mark.server

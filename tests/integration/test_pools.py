@@ -155,7 +155,8 @@ def test_publishing_in_parallel(running, tmp_path, made_of):
     patched = ["gevent.monkey", "--module"] if made_of == "greenlets" else []
     command = [sys.executable, "-m", *patched, "tests.integration.publishers"]
     proxy.hold_after(HELD, "requests")
-    process = Process(command, tmp_path / "publisher.log", environment(publishers))
+    log, env = tmp_path / "publisher.log", environment(publishers)
+    process = Process(command, log, env, fork=not patched)
     try:
         with redis.Redis.from_url(config["backend"]) as notes:
             notes.delete("go", "gone")
