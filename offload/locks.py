@@ -27,7 +27,7 @@ from types import TracebackType
 from offload.errors import LockLost, LockNotOwned, StoreError
 from offload.forks import guard_forks
 from offload.stores.capabilities import NotifiesRelease
-from offload.stores.checks import check_name, check_ttl
+from offload.stores.checks import check_name, check_timeout, check_ttl
 from offload.stores.protocols import LeaseInfo, Store
 
 _PREFIX = "lock/"
@@ -126,12 +126,13 @@ class Lock:
             timeout: longest wait, in seconds; None: no limit.
 
         Raises:
-            ValueError: a *timeout* for a call that doesn't block.
+            ValueError: a *timeout* that isn't a number, or is for a call that doesn't block.
             ConfigurationError: the store has no leases, or ignores conditional writes.
             StoreUnavailable, StoreError: the store failed.
         """
         if timeout is not None and not blocking:
             raise ValueError("a timeout needs blocking=True")
+        timeout = check_timeout(timeout)
         deadline = None if timeout is None else self._clock() + timeout
         owner = f"{process_name()}:{os.urandom(8).hex()}"
         pause = _FIRST_PAUSE
@@ -231,10 +232,11 @@ class Lock:
             maximum: longest pause between two checks, in seconds.
             factor: how much longer each pause is than the one before.
 
-        Raises StoreUnavailable or StoreError.
+        Raises StoreUnavailable or StoreError, ValueError for a number that isn't a time.
         """
+        timeout = check_timeout(timeout)
         deadline = None if timeout is None else self._clock() + timeout
-        checks, pause = 0, initial
+        checks, pause, maximum = 0, check_ttl(initial), check_ttl(maximum)
         while True:
             checks += 1
             if not self.locked():

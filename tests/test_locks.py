@@ -240,6 +240,30 @@ def test_wrong_arguments_are_refused(store, make):
         make().acquire(blocking=False, timeout=1)
 
 
+@pytest.mark.parametrize("timeout", (float("nan"), True, "5"))
+def test_a_timeout_that_is_no_number_is_refused(make, timeout):
+    """A wait for a lock that is taken ends with ValueError, rather than never."""
+    make().acquire()
+    with pytest.raises(ValueError, match="a timeout is a number"):
+        make().acquire(timeout=timeout)
+    with pytest.raises(ValueError, match="a timeout is a number"):
+        make().wait(timeout)
+
+
+def test_a_huge_timeout_is_no_limit(make):
+    """A lock is acquired, and awaited, with any positive number."""
+    for timeout in (float("inf"), 10**400):
+        assert make().wait(timeout).released
+        lock = make()
+        assert lock.acquire(timeout=timeout)
+        lock.release()
+
+
+def test_a_lock_may_live_for_any_positive_time(store, make):
+    """A ttl that no float can have is one without end."""
+    assert make(ttl=10**400).ttl == make(ttl=1e300).ttl > 99 * 365 * 86400
+
+
 # -- with
 
 

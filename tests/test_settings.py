@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from datetime import timedelta
 from itertools import islice
 from typing import get_args
@@ -272,3 +273,26 @@ def test_options_over_others():
     lower = TaskOptions(threshold=5, inline=("a",), results=False)
     assert upper.over(lower) == TaskOptions(threshold=0, inline=(), results=False)
     assert TaskOptions.read(None, "x").over(lower) is lower
+
+
+NO_TIMES = {
+    **{str(given): given for given in (math.nan, math.inf, -math.inf, -1, True)},
+    "1e400": 10**400,
+    "-1e400": -(10**400),
+    "too long to show": 10**5000,
+}
+
+
+@pytest.mark.parametrize("number", NO_TIMES.values(), ids=NO_TIMES)
+def test_a_number_that_is_no_time_is_refused(number):
+    """Any number that can't be a time is a ConfigurationError, in settings, options, and calls."""
+    for name in ("retention", "memo", "memo_lease"):
+        if not (name == "memo" and number is True):
+            with pytest.raises(ConfigurationError, match=f"'{name}' is"):
+                TaskOptions(**{name: number})
+    for setting in ("retention", "grace", "stats_interval"):
+        with pytest.raises(ConfigurationError, match=f"offload_{setting}"):
+            Settings(**{setting: number})
+    for option in ("interval_start", "interval_step", "interval_max"):
+        with pytest.raises(ConfigurationError, match=option):
+            Settings(retry={option: number})

@@ -242,10 +242,12 @@ class Offload:
         Args:
             source: a result as a task's ``delay`` or a group returns it, or a `Ref`.
             timeout: seconds to wait for the task; reading its value takes more. 0 doesn't wait.
+                For a reference, seconds to read its value.
             propagate: whether to raise the task's exception, rather than to return it.
             disable_sync_subtasks: whether to raise RuntimeError in a worker's task, as Celery does.
 
-        Raises what the task raised, celery.exceptions.TimeoutError, and what `get` raises.
+        Raises what the task raised, celery.exceptions.TimeoutError, and what `get` raises;
+        ValueError for a *timeout* that isn't a number.
         """
         value: T = await _calls().get(
             self._runtime,

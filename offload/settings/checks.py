@@ -30,7 +30,11 @@ def unknown_name(subject: str, name: str, known: Iterable[str]) -> str:
 
 def refuse(where: str, value: object, wanted: str) -> NoReturn:
     """Raise ConfigurationError: the setting or option *where* has an invalid *value*."""
-    raise ConfigurationError(f"{where}: {value!r} is invalid; expected {wanted}")
+    try:
+        shown = repr(value)
+    except ValueError:  # of an int with thousands of digits
+        shown = f"this {type(value).__name__}"
+    raise ConfigurationError(f"{where}: {shown} is invalid; expected {wanted}")
 
 
 def is_int(value: object) -> TypeGuard[int]:
@@ -38,8 +42,13 @@ def is_int(value: object) -> TypeGuard[int]:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return whether *value* is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    """Return whether *value* is a number that is finite, also as a float."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:
+        return False
 
 
 def one_of(allowed: Sequence[str]) -> str:

@@ -294,7 +294,7 @@ class Settings(ClassSettings, NodeCacheSettings, CoreSettings):  # fields: in re
         for key in list(conf.keys()):
             name = _short(key, namespace)
             if name is None:
-                _check_similar(key, known)
+                _check_similar(key, namespace, known)
                 continue
             if name not in known:
                 start = key[: -len(name)] if name else key  # as it is spelled, with a namespace
@@ -331,14 +331,18 @@ def _short(key: object, namespace: str | None) -> str | None:
     return name.removeprefix("offload_") if name.startswith("offload_") else None
 
 
-def _check_similar(key: object, known: Iterable[str]) -> None:
-    """Raise ConfigurationError for a key such as ``ofload_store``, which would be ignored."""
+def _check_similar(key: object, namespace: str | None, known: Iterable[str]) -> None:
+    """Raise ConfigurationError for a key such as ``ofload_store``, which would be ignored.
+
+    So is ``OFFLOAD_STORE``, if Celery reads only names in its *namespace*.
+    """
     name = key.lower().removeprefix("celery_") if isinstance(key, str) else ""
     if not isinstance(key, str) or not name.startswith("of"):
         return
     near = difflib.get_close_matches(name, [f"offload_{each}" for each in known], 1, _SIMILAR)
     if near:
-        meant = key[: -len(name)] + (near[0].upper() if key.isupper() else near[0])
+        start = key[: -len(name)] or (f"{namespace}_" if namespace and key.isupper() else "")
+        meant = start + (near[0].upper() if key.isupper() else near[0])
         raise ConfigurationError(f"setting {key!r} is unknown; did you mean {meant!r}?")
 
 

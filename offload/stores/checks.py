@@ -66,11 +66,25 @@ def check_ttl(ttl: float) -> float:
 
     Raises ValueError if it isn't positive.
     """
-    if math.isnan(ttl) or ttl <= 0:
+    if not ttl > 0:  # NaN included
         raise ValueError(f"a time to live is a positive number of seconds, not {ttl!r}")
     if ttl == math.inf:
         return ENDLESS
-    return min(max(float(ttl), 0.001), _CENTURY)
+    return max(float(min(ttl, _CENTURY)), 0.001)
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    """Return *timeout* seconds, at least 0; None, no limit, also for more than a century.
+
+    Raises ValueError if it isn't a number.
+    """
+    if timeout is None:
+        return None
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    seconds = max(min(timeout, _CENTURY), 0.0) if is_number else math.nan
+    if math.isnan(seconds):
+        raise ValueError("a timeout is a number of seconds, or None for no limit")
+    return None if timeout > _CENTURY else seconds
 
 
 def check_limit(limit: int) -> int:

@@ -156,9 +156,11 @@ def duration(value: Any) -> float:
 def _seconds(value: Any) -> float:
     """Return seconds; -1 if *value* isn't a duration."""
     parsed = parse_duration(value) if isinstance(value, str) else None
+    if isinstance(value, bool):
+        return -1.0
     try:
         return float(value) if parsed is None else parsed
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return -1.0
 
 

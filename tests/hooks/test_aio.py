@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import threading
 import time
 import weakref
@@ -235,6 +236,36 @@ def test_timeouts(wire):
 
     assert asyncio.run(run(0)) == 2
     assert asyncio.run(run(0.05)) == 2
+
+
+def test_reading_a_reference_ends_in_time(wire):
+    """A value that isn't read in time raises Celery's TimeoutError, as a result does."""
+
+    async def run():
+        ref = await wire.hook.aput(LARGE, retention="1h")
+        async with Block():
+            with pytest.raises(CeleryTimeoutError):
+                await wire.hook.aget(ref, timeout=0.01)
+        return await wire.hook.aget(ref, timeout=PATIENCE)
+
+    assert asyncio.run(run()) == LARGE
+
+
+def test_a_timeout_may_be_any_number(wire):
+    """A negative timeout is none left, an infinite or huge one is no limit; others are refused."""
+
+    async def run():
+        result = await wire.hook.adelay(wire.double, 1)
+        for none_left in (-1, -math.inf, -(10**400)):
+            with pytest.raises(CeleryTimeoutError):
+                await wire.hook.aget(result, none_left)
+        for wrong in (math.nan, True, "soon"):
+            with pytest.raises(ValueError, match="a timeout is a number of seconds"):
+                await wire.hook.aget(result, wrong)
+        wire.work()
+        return [await wire.hook.aget(result, no_limit) for no_limit in (math.inf, 10**400)]
+
+    assert asyncio.run(run()) == [2, 2]
 
 
 def test_a_backend_that_hangs_outlasts_no_timeout(wire, monkeypatch):

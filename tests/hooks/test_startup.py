@@ -45,6 +45,11 @@ class Conf:
             "CELERY",
             "'CELERY_OFLOAD_STORE' is unknown; did you mean 'CELERY_OFFLOAD_STORE'",
         ),
+        (
+            Conf(OFFLOAD_STORE="x"),
+            "CELERY",
+            "'OFFLOAD_STORE' is unknown; did you mean 'CELERY_OFFLOAD_STORE'",
+        ),
         ({"ofload_store": "x"}, None, "'ofload_store' is unknown; did you mean 'offload_store'"),
         ({"offload_threshold": "64q"}, None, "offload_threshold: '64q' is invalid"),
         ({"offload_store": "redsi://localhost"}, None, "no store is known for a URL with redsi://"),

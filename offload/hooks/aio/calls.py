@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import ResultBase, ResultSet, assert_will_not_block
 
 from offload.hooks.aio.acting import Caller, forget_waiting
@@ -14,6 +16,7 @@ from offload.hooks.aio.threads import call_in_thread
 from offload.hooks.celery_internals import app_itself
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
+from offload.stores.checks import check_timeout
 from offload.stores.processes import PerProcess
 
 T = TypeVar("T")
@@ -80,8 +83,15 @@ async def get(
     propagate: bool,
     disable_sync_subtasks: bool,
 ) -> Any:
+    timeout = check_timeout(timeout)
     if isinstance(source, Ref):
-        return await call_in_thread(lambda: runtime.get(source))
+        reading = call_in_thread(lambda: runtime.get(source))
+        try:
+            return await asyncio.wait_for(reading, timeout)
+        except asyncio.TimeoutError as exc:
+            if isinstance(exc.__cause__, asyncio.CancelledError):
+                raise CeleryTimeoutError("The value wasn't read in time.") from None
+            raise
     if not isinstance(source, ResultBase):
         raise TypeError(f"aget: expected a result or a Ref, got a {type(source).__name__}")
     if disable_sync_subtasks and not runtime.app.conf.task_always_eager:
