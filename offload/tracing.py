@@ -63,7 +63,8 @@ def received(headers: Mapping[str, Any]) -> AbstractContextManager[None]:
     return _received(headers) if is_set_up() else _NOTHING
 
 
-_set_up = False
+active = False
+"""What `is_set_up` returned last: for code that runs too often to call it."""
 _next_check = 0.0
 
 
@@ -72,15 +73,15 @@ def is_set_up() -> bool:
 
     Checks at most ten times a second: a check takes longer than counting does.
     """
-    global _set_up, _next_check
-    if not _set_up and (now := time.monotonic()) >= _next_check:
+    global active, _next_check
+    if not active and (now := time.monotonic()) >= _next_check:
         _next_check = now + _CHECK_INTERVAL
         # redis-py imports OpenTelemetry if it is installed
         trace = sys.modules.get("opentelemetry.trace")
-        _set_up = trace is not None and not isinstance(
+        active = trace is not None and not isinstance(
             trace.get_tracer_provider(), trace.ProxyTracerProvider
         )
-    return _set_up
+    return active
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from offload import tracing
 from offload.errors import (
     BlobMissing,
     CodeError,
@@ -22,6 +24,7 @@ from offload.errors import (
     StoreUnavailable,
 )
 from offload.metrics.latest import LatestErrors
+from offload.metrics.otel import Instruments
 from offload.tracing import is_set_up, note_hit, note_value, span
 
 if TYPE_CHECKING:
@@ -409,6 +412,8 @@ class Counters:
     def _wait(self, event: tuple[_Labels, Any, Any]) -> None:
         waiting = self._waiting
         waiting.append(event)
+        if tracing.active:
+            _export(*event)
         if self._pending_listener is not None:
             self._notify()
         if len(waiting) >= _LONGEST and self._lock.acquire(blocking=False):
@@ -488,6 +493,32 @@ class Counters:
             for labels, counts in taken.items()
             for name, amount in counts.items()
         }
+
+
+def _export(labels: _Labels, what: Any, amount: Any) -> None:
+    """Record an event as OpenTelemetry metrics."""
+    instruments = _instruments()
+    if what is None:
+        instruments.count(labels, amount.items())
+    elif what is _OFFLOADED:
+        size, _, whole = amount
+        again = size if whole else 0
+        instruments.count(labels, zip(_OFFLOADED, (1, size, int(whole), again), strict=True))
+        instruments.size(labels, size)
+    elif type(what) is int:
+        instruments.size(labels, what)
+    else:
+        step = what[1].removeprefix(OF_STORE_PREFIX).removesuffix("_microseconds")
+        instruments.time(labels, step, amount)
+
+
+@cache
+def _instruments() -> Instruments:
+    from opentelemetry.metrics import get_meter
+
+    sizes = [bound - 1 for bound in SIZES]
+    meter = get_meter("offload")
+    return Instruments(meter, NAMES, OF_STORE, OF_STORE_PREFIX, times=BOUNDS, sizes=sizes)
 
 
 _all: weakref.WeakSet[Counters] = weakref.WeakSet()

@@ -20,6 +20,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from offload.errors import ConfigurationError, StoreError
 from offload.metrics.connections import BACKLOG, PATIENCE, most_connections
 from offload.metrics.counters import BOUNDS, NAMES, OF_STORE, OTHER, SIZES, STEPS
+from offload.metrics.otel import name_of
 from offload.metrics.report import Figures, by_store, report
 from offload.metrics.storage import sums_of
 from offload.stores.capabilities import tiers_of
@@ -46,12 +47,8 @@ _IN_MILLISECONDS = "memo_milliseconds_saved"
 
 def metric_of(name: str) -> str:
     """Return the metric for a counter: ``bytes_stored`` is ``offload_stored_bytes_total``."""
-    if name == _IN_MILLISECONDS:
-        return "offload_memo_saved_seconds_total"
-    for unit in ("values", "bytes", "blobs"):
-        if name.startswith(f"{unit}_"):
-            return f"offload_{name.removeprefix(f'{unit}_')}_{unit}_total"
-    return f"offload_{name}_total"
+    unit = "_seconds" if name == _IN_MILLISECONDS else ""
+    return name_of(name).replace(".", "_") + f"{unit}_total"
 
 
 class Collector:

@@ -16,8 +16,10 @@ SCRIPT = """
 import json, sys
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -27,6 +29,8 @@ exporter = InMemorySpanExporter()
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(provider)
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
 CeleryInstrumentor().instrument()
 
 app = Celery("traced", broker="memory://", backend="cache+memory://")
@@ -65,6 +69,18 @@ if len(sys.argv) > 2:
 
 print(json.dumps([
     {
+        "name": metric.name,
+        "attributes": dict(point.attributes),
+        "value": getattr(point, "value", getattr(point, "sum", None)),
+        "traces": [exemplar.trace_id for exemplar in point.exemplars],
+    }
+    for scope in reader.get_metrics_data().resource_metrics[0].scope_metrics
+    if scope.scope.name == "offload"
+    for metric in scope.metrics
+    for point in metric.data.data_points
+]))
+print(json.dumps([
+    {
         "name": span.name,
         "trace": span.context.trace_id,
         "id": span.context.span_id,
@@ -78,7 +94,7 @@ print(json.dumps([
 
 
 @pytest.fixture(scope="module")
-def spans(redis, tmp_path_factory):
+def exported(redis, tmp_path_factory):
     url = f"{redis.url}?prefix=traced-{os.getpid()}"
     done = subprocess.run(
         [
@@ -92,7 +108,12 @@ def spans(redis, tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines()[-2:]]
+
+
+@pytest.fixture
+def spans(exported):
+    return exported[1]
 
 
 def one(spans, name, trace=None):
@@ -154,6 +175,25 @@ def test_a_repeated_value_hits(spans):
     size, digest, _ = first["fetch"]
     assert (first["upload"], first["fetch"]) == ((size, digest, False), (size, digest, False))
     assert (second["upload"], second["fetch"]) == ((size, digest, True), (size, digest, True))
+
+
+def test_metrics_join_traces(exported):
+    """Publisher and worker record what they count, with exemplars of their spans' traces."""
+    metrics, spans = exported
+    traces = {span["trace"] for span in spans}
+    found = {}
+    for metric in metrics:
+        attributes = metric["attributes"]
+        rest = [value for key, value in attributes.items() if key != "offload.task"]
+        found[(metric["name"], *rest)] = metric
+        assert attributes.keys() <= {"offload.task", "offload.step", "offload.kind"}
+        assert set(metric["traces"]) <= traces
+    assert found["offload.offloaded.values",]["value"] == 3
+    assert found["offload.deduplicated.values",]["value"] == 1
+    assert found["offload.cache.hits",]["value"] == 1
+    assert found["offload.errors", "unavailable"]["value"] == 1
+    for step in ("serialise", "hash", "upload", "fetch", "decode"):
+        assert found["offload.step.duration", step]["traces"], step
 
 
 def test_a_failed_step_is_recorded(spans):
