@@ -22,8 +22,6 @@ from offload.inspect.catalog import INSPECTED, ObjectState, VersionState, object
 from offload.metrics.report import Usage
 from offload.text import UNKNOWN, human_number, human_size
 
-__all__ = ("ROUTES",)
-
 _METADATA = 200  # characters shown in a row
 
 

@@ -15,42 +15,6 @@ from typing import Any
 from celery import _state
 from celery.backends.base import KeyValueStoreBackend
 
-__all__ = (
-    "CALL_ERRBACKS",
-    "CONTEXT",
-    "GET_BACKEND",
-    "LIMIT_DELAYED",
-    "RAISE_PARENT_ERROR",
-    "READ_META",
-    "RESULT_META",
-    "STORE_STATE",
-    "TAKE_META",
-    "UNPACK_PART",
-    "UNPICKLE_BACKEND",
-    "app_itself",
-    "arguments",
-    "body_of_request",
-    "channel_params",
-    "collected_parts",
-    "collects_parts",
-    "config_source",
-    "context_maker",
-    "executing",
-    "is_revoked",
-    "keeps_metadata_whole",
-    "known_meta",
-    "opened_backend",
-    "parents_of",
-    "patch",
-    "registered_tasks",
-    "set_arguments",
-    "take_meta",
-    "unpatched",
-    "use_backend",
-    "uses_sentinel",
-    "worker_task",
-)
-
 GET_BACKEND = "_get_backend"
 """Of an app: creates its result backend, once per thread."""
 RAISE_PARENT_ERROR = "_maybe_reraise_parent_error"

@@ -33,8 +33,6 @@ from offload.stores.processes import PerProcess
 from offload.stores.protocols import Store
 from offload.stores.sums import LABEL, CounterBatch, Sums
 
-__all__ = ("Recorder",)
-
 logger = logging.getLogger(__name__)
 
 _SOON = 10.0  # seconds within which an error is written, however long the interval
