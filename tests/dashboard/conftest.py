@@ -78,6 +78,19 @@ def shop(redis):
     shop.hook.store.close()
 
 
+@pytest.fixture(scope="module")
+def shared(redis, tmp_path_factory):
+    """A dashboard of a shop that has worked, for tests that change nothing; has its `address`."""
+    shop = Shop(f"{redis.url}?prefix=shared-{os.getpid()}-{os.urandom(3).hex()}")
+    shop.work()
+    shop.hook.recorder.write()
+    served = Served(tmp_path_factory.mktemp("shared"), shop.url)
+    shop.address = served.url
+    yield shop
+    served.process.stop()
+    shop.hook.store.close()
+
+
 class Served:
     """``celery offload dashboard`` as a separate process."""
 

@@ -142,18 +142,6 @@ def test_a_blob_is_removed_by_hand(filled, serve, look):
     assert left == {ref.digest for ref in filled.refs[1:]}
 
 
-def test_a_phone_can_read_it(filled, serve, look):
-    """On a small screen, only elements that scroll are wider than the page."""
-    big = filled.hook.put("".join(chr(97 + at) * (4 << 20) for at in range(2)))
-    filled.hook.pin(big, "a-very-long-name-" * 9)
-    base = serve(filled.url, "--allow-delete").url
-    page = look(base + "blobs", viewport=PHONE, is_mobile=True, has_touch=True)
-    expect(page.locator("tbody tr[data-key^='b3:']").first).to_be_visible(timeout=30_000)
-    for path in ("blobs", f"blobs/{big.digest}", f"blobs/{big.digest}/remove", "lookup"):
-        page.goto(base + path)
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
-
-
 def test_everything_has_a_name(filled, serve, look):
     """Inputs have labels, tables have captions and headings, and headings are in order, for screen
     readers.

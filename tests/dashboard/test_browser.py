@@ -45,12 +45,10 @@ def test_all_pages_load_without_errors(shop, serve, look):
     assert page.locator(".plot canvas").count() >= 2
 
 
-def test_numbers_are_those_of_the_command(shop, serve, look):
+def test_numbers_are_those_of_the_command(shared, look):
     """The page shows the numbers of `stats --json`."""
-    shop.work()
-    shop.hook.recorder.write()
-    total = json.loads(shop.command("stats", "--json"))["total"]
-    page = look(serve(shop.url).url)
+    total = json.loads(shared.command("stats", "--json"))["total"]
+    page = look(shared.address)
     shown = page.inner_text("dl.figures")
     assert human_size(total["bytes_offloaded"]) in shown
     assert f"{total['deduplication']:.1f}x" in shown
@@ -94,11 +92,9 @@ def swapped(page):
 
 
 @pytest.mark.parametrize("times", (1, 2))
-def test_the_focus_moves_with_its_row(shop, serve, look, times):
+def test_the_focus_moves_with_its_row(shared, look, times):
     """When rows are reordered, keyboard focus stays on its row."""
-    shop.work()
-    shop.hook.recorder.write()
-    page = look(serve(shop.url).url + "tasks?sort=name&desc=0")
+    page = look(shared.address + "tasks?sort=name&desc=0")
     for _ in range(times):
         swapped(page)
     focused = page.evaluate("document.activeElement.innerText")
@@ -108,11 +104,9 @@ def test_the_focus_moves_with_its_row(shop, serve, look, times):
     assert page.evaluate("document.activeElement.innerText") == focused
 
 
-def test_rows_with_one_name_stay_separate(shop, serve, look):
+def test_rows_with_one_name_stay_separate(shared, look):
     """Rows with the same name stay separate through updates."""
-    shop.work()
-    shop.hook.recorder.write()
-    page = look(serve(shop.url).url + "tasks")
+    page = look(shared.address + "tasks")
 
     def alike(route):
         text = route.fetch().text().replace('data-key="shop.count"', 'data-key="shop.report"')
@@ -142,11 +136,9 @@ def test_paused_pages_are_not_updated(shop, serve, look):
     )
 
 
-def test_tables_are_sorted_and_filtered(shop, serve, look):
+def test_tables_are_sorted_and_filtered(shared, look):
     """Tables are sorted in both directions and filtered with the keyboard alone."""
-    shop.work()
-    shop.hook.recorder.write()
-    page = look(serve(shop.url).url + "tasks")
+    page = look(shared.address + "tasks")
     assert rows(page) == ["shop.report", "shop.count"]
     head = page.locator("table.rows").get_by_role("columnheader", name="Task")
     head.get_by_role("link").focus()
@@ -186,22 +178,10 @@ def test_a_hostile_name_in_a_chart_is_shown_as_text(shop, serve, look):
     expect(chart.locator("tbody th").first).to_have_text(name)
 
 
-def test_a_phone_can_read_it(shop, serve, look):
-    """On a small screen, only elements that scroll are wider than the page."""
-    shop.work()
-    shop.task("a.very.long.task.name." * 8)
-    shop.hook.recorder.write()
-    served = serve(shop.url)
-    page = look(served.url, viewport=PHONE, is_mobile=True, has_touch=True)
-    for place in page.eval_on_selector_all("header nav a", "links => links.map(a => a.href)"):
-        page.goto(place)
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], place
-
-
 @pytest.mark.parametrize("scheme", ("light", "dark"))
-def test_light_and_dark_colors(shop, serve, look, scheme):
+def test_light_and_dark_colors(shared, look, scheme):
     """Colors follow the system until the reader chooses, and text stays readable."""
-    page = look(serve(shop.url).url, color_scheme=scheme)
+    page = look(shared.address, color_scheme=scheme)
 
     def brightness(name):
         colour = page.evaluate(f"getComputedStyle(document.body).{name}")
@@ -216,11 +196,9 @@ def test_light_and_dark_colors(shop, serve, look, scheme):
     assert brightness("backgroundColor") < 127
 
 
-def test_pages_work_without_scripts(shop, serve, look):
+def test_pages_work_without_scripts(shared, look):
     """Figures, tables, and links work without JavaScript."""
-    shop.work()
-    shop.hook.recorder.write()
-    page = look(serve(shop.url).url, java_script_enabled=False)
+    page = look(shared.address, java_script_enabled=False)
     assert "8 values by reference" in page.inner_text("dl.figures")
     page.click("header nav a >> text=Tasks")
     assert "shop.report" in page.inner_text("main > .scroll tbody")

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from offload.classes.registry import ClassRegistry
 from tests.cli.class_commands import made
-from tests.dashboard.test_browser import PHONE, rows
+from tests.dashboard.test_browser import rows
 from tests.dashboard.test_classes import written
 from tests.support.processes import worker
 from tests.support.servers import redis_server
@@ -77,22 +77,3 @@ def test_a_hostile_name_is_shown_as_text(shop, serve, look):
     page.wait_for_url("**class?name**")
     assert page.inner_text("h1") == f"{BAD}.Filter"
     assert page.evaluate("window.broken") is None
-
-
-def test_a_phone_can_read_them(shop, serve, look, tmp_path):
-    """Long names and addresses make no page wider than the screen."""
-    registry = ClassRegistry(shop.url, mode="trusted", ship_source=True)
-    name = "shop.filters.Filter"
-    first, second = (registry.push(written(tmp_path, times)) for times in (2, 3))
-    registry.push(made("Class" * 30))
-    served = serve(shop.url)
-    page = look(served.url, viewport=PHONE, is_mobile=True, has_touch=True)
-    for path in (
-        "classes",
-        f"class?name={name}&a={first}&b={second}",
-        "stores",
-        "workers",
-        "worker?name=x",
-    ):
-        page.goto(served.url + path)
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
