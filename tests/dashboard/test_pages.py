@@ -182,6 +182,15 @@ def test_an_empty_store_has_pages(shop):
     assert "No objects yet" in client.get("/catalog").text
 
 
+def test_small_values_explain_why_nothing_is_saved(shop):
+    """If all values are below the threshold, the overview says so instead of only zeros."""
+    shop.hook.counters.add(values_seen=3)
+    text = shop.client().get("/").text
+    assert "3 values were inspected, and none had at least " in text
+    shop.work()
+    assert "none had at least" not in shop.client().get("/").text
+
+
 def test_pages_keep_the_time_range(shop):
     """Links to pages with a time range keep the chosen one, and others have none."""
     page = shop.client().get("/tasks?since=3h").text.partition("<main")[0]
