@@ -152,7 +152,13 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         )
 
     def get_or_compute(
-        self, name: str, version: str | int | None, fn: Callable[..., T], *args: Any, **kwargs: Any
+        self,
+        name: str,
+        version: str | int | None,
+        fn: Callable[..., T],
+        /,
+        *args: Any,
+        **kwargs: Any,
     ) -> T:
         """Return a version of an object; if there is none, save what *fn* returns as that version.
 

@@ -310,7 +310,11 @@ class CatalogReader:
 
     def tags(self, name: str) -> dict[str, str]:
         """Return an object's tags, and the version that each stands for."""
-        return {tag: record.version for record in self._versions(name) for tag in record.tags}
+        return {
+            tag: record.version
+            for record in self._versions(check_name(name))
+            for tag in record.tags
+        }
 
     # -- for tasks
 

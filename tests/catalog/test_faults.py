@@ -157,6 +157,7 @@ def test_bad_input_is_a_value_error(catalog, store, given):
         lambda catalog: catalog.remove(NAME, "1.x"),
         lambda catalog: catalog.tag(NAME, "v1"),
         lambda catalog: catalog.info(NAME, ""),
+        lambda catalog: catalog.tags("a//b"),
         lambda catalog: catalog.bucket("a/b"),
         lambda catalog: catalog["a@"],
         lambda catalog: catalog.save(["a", "b"], [1]),

@@ -284,6 +284,13 @@ def test_computed_once(catalog):
     assert "c" not in catalog
 
 
+def test_any_argument_can_be_passed_on(catalog):
+    """The function that computes may have parameters of any name."""
+    compute = lambda name, version, fn: [name, version, fn]
+    found = catalog.get_or_compute("a", "1", compute, name="n", version=2, fn=None)
+    assert found == ["n", 2, None]
+
+
 def test_a_reference_is_saved_without_its_content(catalog):
     """A reference to a stored value is saved as that value, which isn't serialized again."""
     catalog.save("a", BIG)
