@@ -61,6 +61,9 @@ def _survives_outages(method: F) -> F:
                 raise exc from None  # the store may have it
             if found is False:
                 raise
+            if isinstance(found, BatchResult):
+                missing = [k for k, e in found.errors.items() if isinstance(e, ObjectNotFound)]
+                found.errors.update(dict.fromkeys(missing, exc))
             logger.warning("using local copies, which may be out of date: %s", exc)
             return _stale(found)
 

@@ -80,6 +80,9 @@ def test_the_local_copy_while_the_remote_is_down(proxy, make, there, caplog):
     ):
         with pytest.raises(StoreUnavailable):
             call()
+    batch = catalog.load(["model", "other"])
+    assert batch.results == [{"weights": [1, 2]}, None]
+    assert isinstance(batch.errors["other"], StoreUnavailable)
     proxy.restore()
     there.save("model", "newer")
     assert catalog.load("model") == "newer"
