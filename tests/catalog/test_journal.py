@@ -104,8 +104,8 @@ def test_a_sync_killed_anywhere(run):
             assert not result.errors
         else:
             break
-        assert versions(there) == ["1", "2"]
-        catalog = Catalog(there, secret="s" * 32)
-        assert [catalog.load("a", number) for number in (1, 2)] == values
+        catalog, found = Catalog(there, secret="s" * 32), versions(there)
+        assert found in (["1", "2"], ["1", "3"], ["2", "3"])  # a kill may lose a number it took
+        assert [catalog.load("a", each) for each in found] == values
         assert run(lambda catalog: catalog.waiting, there) == 0
     assert number > 40
