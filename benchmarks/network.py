@@ -45,9 +45,8 @@ def run(scale: Scale, judge: Judge) -> None:
                     "result": lambda way, n, size=size: _results(apps[way], size, n),
                 }
                 for kind, calls in kinds.items():
-                    what = f"{milliseconds:g} ms, {kind} of {size / 1000:g} kB"
                     many = max(2, min(number, most // size))
-                    _measure(servers, scale, judge, what, size, many, calls)
+                    _measure(servers, scale, judge, (milliseconds, kind), size, many, calls)
         servers.line.set(0, 1e6)
 
 
@@ -73,8 +72,16 @@ def _seed() -> int:
 
 
 def _measure(
-    servers: Setting, scale: Scale, judge: Judge, what: str, size: int, many: int, calls: Calls
+    servers: Setting,
+    scale: Scale,
+    judge: Judge,
+    case: tuple[float, str],
+    size: int,
+    many: int,
+    calls: Calls,
 ) -> None:
+    milliseconds, kind = case
+    what = f"{milliseconds:g} ms, {kind} of {size / 1000:g} kB"
     goal = _MOST if size >= Settings.threshold else None
     published: dict[str, list[float]] = {way: [] for way in WAYS}
     grown: dict[str, list[tuple[int, int]]] = {way: [] for way in WAYS}
@@ -122,7 +129,8 @@ def _measure(
             alone[way] += series
     row("one at a time", alone, "ms", 1e3)
     found = alternately({way: partial(at_once, way) for way in WAYS}, scale.rounds)
-    row(f"{many} published", published, "s", 1)
+    if kind != "result":  # whose messages are small
+        row(f"{many} published", published, "s", 1)
     row(f"{many} at once", found, "s", 1)
     for name, at in (("publisher", 0), ("worker", 1)):
         peaks = {way: median([each[at] for each in grown[way]]) / 1e6 for way in WAYS}
