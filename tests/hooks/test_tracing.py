@@ -192,7 +192,7 @@ def test_metrics_join_traces(exported):
     assert found["offload.deduplicated.values",]["value"] == 1
     assert found["offload.cache.hits",]["value"] == 1
     assert found["offload.errors", "unavailable"]["value"] == 1
-    for step in ("serialise", "hash", "upload", "fetch", "decode"):
+    for step in ("serialize", "hash", "upload", "fetch", "decode"):
         assert found["offload.step.duration", step]["traces"], step
 
 
