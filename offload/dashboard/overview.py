@@ -14,7 +14,6 @@ from offload.metrics.counters import STEPS
 from offload.metrics.report import Figures
 from offload.text import human_count
 
-_SHOWN = {"serialise": "serialize"}
 _PATIENCE = 0.1  # seconds that the first request waits for each check
 
 
@@ -93,7 +92,7 @@ def latency(figures: Figures) -> Chart:
         label: [_bounded(figures.quantile(step, part)) for step in steps]
         for label, part in {"median": 0.5, "95 %": 0.95, "99 %": 0.99}.items()
     }
-    labels = [f"{_SHOWN.get(step, step)} ({_times(figures, step)})" for step in steps]
+    labels = [f"{step} ({_times(figures, step)})" for step in steps]
     return Chart("latency", "Latency by step", labels, series, unit="seconds", heading="Step")
 
 
