@@ -112,7 +112,7 @@ def _measure(
         for result in results:
             result.get(timeout=_TIMEOUT)
         lasted = time.perf_counter() - start
-        grown[way].append((peak() - before, max(worker.growth)))
+        grown[way].append((max(0, peak() - before), max(0, *worker.growth)))
         servers.forget(way)
         return lasted
 
