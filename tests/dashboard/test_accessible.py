@@ -115,9 +115,11 @@ def test_a_phone_can_read_all_pages(full, look):
 
 
 def test_a_phone_has_a_header_of_one_line(full, look):
-    """On a phone, the header has one line, tables are cards, and everything is one column."""
+    """On a phone, the header has one line, sorting a few, and tables are cards in one column."""
     page = look(full.address + "tasks", **VIEWS["dark"])
     assert page.locator("header").bounding_box()["height"] < 64
+    sorts = page.locator("table.rows thead th").filter(has=page.locator("a")).all()
+    assert len({sort.bounding_box()["y"] for sort in sorts}) < len(sorts) / 2  # side by side
     cells = page.locator("table.rows tbody tr").first.locator("td")
     boxes = [cell.bounding_box() for cell in cells.all() if cell.is_visible()]
     assert len(boxes) > 3  # those without a figure are hidden
