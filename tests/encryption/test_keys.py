@@ -171,7 +171,7 @@ def test_records_that_are_not_sealed_are_refused_where_encryption_is_required():
     ("given", "message"),
     (
         ({"encryption": "required"}, "there is no key"),
-        ({"encryption": "yes"}, "one of optional, required"),
+        ({"encryption": "yes"}, "expected 'optional' or 'required'"),
         (
             {"encryption": "required", "encryption_keys": TEXT, "on_outage": "inline"},
             "would send values unencrypted",
