@@ -114,10 +114,13 @@ class Estimate:
 
     @property
     def advice(self) -> str:
-        """A recommendation, in one sentence."""
+        """A recommendation, in a sentence or two."""
         total, best = self.total, self.total.best
         if not total.values:
-            return "No sizes have been counted yet."
+            return (
+                "No sizes have been counted yet. Those of values below the threshold are counted "
+                'with offload_mode="observe".'
+            )
         if best is None:
             return (
                 f"No threshold pays: {human_count(total.values, 'value')} of "
