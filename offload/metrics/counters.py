@@ -436,8 +436,7 @@ class Counters:
                 self._raise(labels, amount.items())
             elif what is _OFFLOADED:
                 size, repeated, whole = amount
-                again = size if whole else 0
-                self._raise(labels, zip(_OFFLOADED, (1, size, int(whole), again), strict=True))
+                self._raise(labels, _offloaded(size, whole=whole))
                 self._sized(labels[0], size, repeated)
             elif type(what) is int:
                 self._sized(labels[0], what, amount)
@@ -495,6 +494,11 @@ class Counters:
         }
 
 
+def _offloaded(size: int, *, whole: bool) -> Iterable[tuple[str, int]]:
+    """Return the counters of a value that is sent by reference, with their amounts."""
+    return zip(_OFFLOADED, (1, size, int(whole), size if whole else 0), strict=True)
+
+
 def _export(labels: _Labels, what: Any, amount: Any) -> None:
     """Record an event as OpenTelemetry metrics."""
     instruments = _instruments()
@@ -502,8 +506,7 @@ def _export(labels: _Labels, what: Any, amount: Any) -> None:
         instruments.count(labels, amount.items())
     elif what is _OFFLOADED:
         size, _, whole = amount
-        again = size if whole else 0
-        instruments.count(labels, zip(_OFFLOADED, (1, size, int(whole), again), strict=True))
+        instruments.count(labels, _offloaded(size, whole=whole))
         instruments.size(labels, size)
     elif type(what) is int:
         instruments.size(labels, what)
