@@ -64,7 +64,7 @@ def received(headers: Mapping[str, Any]) -> AbstractContextManager[None]:
 
 
 active = False
-"""What `is_set_up` returned last: for code that runs too often to call it."""
+"""The last result of `is_set_up`, for code that runs too often to call it."""
 _next_check = 0.0
 
 

@@ -170,7 +170,7 @@ class LocalCopies:
             return None
 
     def _fetch(self, record: Record, ref: Ref[Any], remote: ContentStore, *, anew: bool) -> None:
-        """Copy the blobs of a value that the folder lacks, or, with *anew*, all of them."""
+        """Copy a value's blobs: the missing ones, or all of them if *anew* is true."""
         digests = remote.retrying(lambda: remote.holds.digests(ref))
         if anew:
             self.store.blobs.delete(digests)

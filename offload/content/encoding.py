@@ -94,8 +94,8 @@ Encoder = Callable[[Sequence[Buffer]], Sequence[Buffer]]
 PLAIN, ZSTD = b"\x00", b"\x01"
 _ENCRYPTED, _KEY_END = b"\x02", 10  # see `offload.encryption.blobs`
 MAX_OVERHEAD = 64
-"""Most bytes by which the stored form exceeds the plain one: what doesn't shrink stays plain, and
-encryption adds 37 bytes."""
+"""Maximum bytes by which the stored form exceeds the plain one: blobs that don't shrink stay plain,
+and encryption adds 37 bytes."""
 
 _WINDOW = 32 << 20  # bytes to decompress an unknown frame; offload's frames need 16 MiB
 _LEVEL = 1  # zstd's fastest regular level: about 1 GB/s on text

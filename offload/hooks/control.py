@@ -1,4 +1,4 @@
-"""What operators see through Celery's own commands, and the task that beat runs.
+"""Extend Celery's own commands for operators, and register the task that sweeps the store.
 
 - ``celery inspect offload`` reports the settings, node cache, and counters of each worker, without
   secrets.

@@ -196,7 +196,7 @@ class Memoized(Generic[T]):
         return result
 
     def _find(self, args: Any, kwargs: Any, *, block: bool) -> Answer | Computation | Busy | None:
-        """Return what `Results.find` does; None to compute the call without memo."""
+        """Call `Results.find`; return None if the call can't be remembered or looked up."""
         name = self._function.name
         with self._counters.about(name):
             try:
