@@ -14,7 +14,7 @@ from offload.metrics.storage import sums_of
 from offload.stores.sums import SPANS, Span
 
 OUTSIDE = "(outside tasks)"
-"""The label of what no task sent or read, such as values of `Offload.put`."""
+"""Label of values that no task sent or read, such as those of `Offload.put`."""
 
 _LEAST = 5  # steps of a timeline
 _RATE = 5  # minutes over which rates are averaged

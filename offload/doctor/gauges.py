@@ -1,4 +1,4 @@
-"""Gauges of stores and workers for the exporter: what the counters in the store can't tell."""
+"""Gauges of stores and workers for the exporter, which the store's counters can't provide."""
 
 from __future__ import annotations
 

@@ -239,11 +239,11 @@ class Releaser:
             self._runtime.counters.add(releases_failed=1)
 
     def flush_soon(self, seconds: float = _DEFERRED, *, postpone: bool = False) -> None:
-        """Send what is deferred in *seconds*, unless requests carry it before.
+        """Send deferred releases and results in *seconds*, unless other requests carry them first.
 
         Args:
-            postpone: other calls were less than *seconds* ago, but a request that was sent since
-                has carried what they were for.
+            postpone: restart the wait: a request sent since the last call has carried what was
+                deferred then.
         """
         try:
             jobs = self._jobs.get()

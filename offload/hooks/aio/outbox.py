@@ -1,7 +1,7 @@
-"""Tell coroutines what threads have done, without waking their event loop for each outcome.
+"""Deliver outcomes of threads to coroutines, without waking their event loop for each one.
 
-Each wake-up lets go of the interpreter three times: asyncio waits, and reads twice from its socket.
-While other threads compute, the loop then waits for each of them, 5 ms at a time.
+Each wake-up releases the interpreter lock three times: asyncio waits, and reads twice from its
+socket. Each time, the loop may then wait for other threads that compute, for 5 ms each.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
 
 
 def has_spare(pool: Any) -> bool:
-    """Return whether a pool has an idle connection, and most of those that it allows are unused, so
-    that one may be borrowed for longer than a command.
+    """Return whether a pool has an idle connection and is mostly unused, so that one may be
+    borrowed for longer than a command.
     """
     used, idle = (getattr(pool, f"_{kind}_connections", None) for kind in ("in_use", "available"))
     return bool(idle) and used is not None and len(used) < pool.max_connections // 4
