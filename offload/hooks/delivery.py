@@ -45,8 +45,6 @@ from offload.hooks.usercode import KnownRefs, using
 from offload.ref import LostValue, Ref
 from offload.settings import TaskOptions
 
-__all__ = ("Delivery", "current_delivery", "ignores_result", "renewed_for", "running")
-
 _STEP = 0.5
 """Share of the grace by which a renewed hold outlasts the time that a redelivery needs."""
 _STEP_AT_LEAST = 30.0  # seconds between two renewals of one hold

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from offload.hooks.aio.calls import Gettable, Publishable
     from offload.settings.typed import SettingsDict
 
-__all__ = ("Offload",)
-
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")

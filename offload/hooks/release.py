@@ -42,24 +42,6 @@ from offload.settings import TaskOptions
 from offload.stores.capabilities import chunk_size_of
 from offload.stores.processes import PerProcess
 
-__all__ = (
-    "CLEANED_DAILY",
-    "UNIQUE",
-    "PartKeeper",
-    "Releaser",
-    "cleanup_releasing",
-    "has_ended",
-    "is_done",
-    "is_only_copy",
-    "keeps_rows",
-    "new_suffix",
-    "part_ttl",
-    "progress_holder",
-    "release",
-    "result_ttl",
-    "state_ttl",
-)
-
 logger = logging.getLogger(__name__)
 
 UNIQUE = "u"

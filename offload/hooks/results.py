@@ -58,8 +58,6 @@ from offload.hooks.stored_states import (
 )
 from offload.ref import Ref, has_wire_form, looks_like_ref, wire_text
 
-__all__ = ("hook_backend", "install")
-
 logger = logging.getLogger(__name__)
 
 _HOOKED = "_offload_hooked"

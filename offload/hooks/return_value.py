@@ -20,8 +20,6 @@ from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.settings import TaskOptions
 
-__all__ = ("keep_result",)
-
 _LONGEST_ID = 255  # characters of a task's id in metadata
 
 

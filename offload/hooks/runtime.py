@@ -47,8 +47,6 @@ from offload.settings.units import Duration
 from offload.stores.capabilities import Tiered
 from offload.stores.protocols import Store
 
-__all__ = ("Runtime", "reading_as_refs", "redelivery_time", "results_as_refs")
-
 T = TypeVar("T")
 P = TypeVar("P")
 

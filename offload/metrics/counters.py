@@ -30,27 +30,6 @@ from offload.tracing import is_set_up, note_hit, note_value, span
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = (
-    "BOUNDS",
-    "BY_TASK",
-    "NAMES",
-    "OBJECT_PREFIX",
-    "OF_OBJECT",
-    "OF_STORE",
-    "OF_STORE_PREFIX",
-    "OF_WORKER",
-    "OTHER",
-    "SIZES",
-    "STEPS",
-    "WORKER_PREFIX",
-    "Counted",
-    "Counters",
-    "Timed",
-    "about_now",
-    "size_names",
-    "time_names",
-)
-
 # -- names
 
 NAMES = {

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram, Meter
 
-__all__ = ("Instruments", "name_of")
-
 _TASKS = 200  # tasks with an attribute of their own, as in the Prometheus exporter
 _OTHER = "(other)"
 _ERRORS = "errors_"

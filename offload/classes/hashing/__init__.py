@@ -34,8 +34,6 @@ from offload.classes.versions import ClassVersion, name_of
 from offload.errors import SerializationError
 from offload.text import human_size
 
-__all__ = ("Identity", "LocalClasses", "identify", "python_tag")
-
 logger = logging.getLogger(__name__)
 
 _KEPT = 8
