@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import queue
 import re
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NewType, Union
 
 from blake3 import blake3
+
+from offload.forks import start_thread
 
 Digest = NewType("Digest", str)
 Buffer = Union[bytes, bytearray, memoryview]
@@ -64,9 +65,8 @@ def digests_of(many: Sequence[Sequence[Buffer]], key: bytes | None = None) -> It
         except Exception as exc:  # raised by the caller's thread, which would wait forever
             found.put(exc)
 
-    thread = threading.Thread(target=hash_ahead, name="offload-hash", daemon=True)
     try:
-        thread.start()
+        thread = start_thread(hash_ahead, "offload-hash")
     except RuntimeError:  # the interpreter is exiting, or there are too many threads
         yield from (digest_of(parts, key) for parts in many)
         return

@@ -16,7 +16,7 @@ _IMPORTING = "<frozen importlib"  # file name prefix of the import system's code
 _guarded = False
 
 
-def guard_forks() -> None:
+def _guard_forks() -> None:
     """Delay forks while a thread of offload imports a module; takes effect once per process.
 
     Drivers import some of their modules on first use. A child forked during such an import would
@@ -29,14 +29,30 @@ def guard_forks() -> None:
 
 
 def start_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
-    """Start a daemon thread that forks are guarded against; see `guard_forks`.
+    """Start a daemon thread, which no fork disturbs while it imports a module.
 
-    Raises RuntimeError if there are too many threads, or the process is ending.
+    All of offload's threads are started here. Raises RuntimeError if there are too many threads, or
+    the process is ending.
+
+    Args:
+        name: with the prefix ``offload-``.
     """
-    guard_forks()
+    _guard_forks()
     thread = threading.Thread(target=target, name=name, args=args, daemon=True)
     thread.start()
     return thread
+
+
+def start_thread_or_call(
+    target: Callable[..., None], name: str, *args: Any
+) -> threading.Thread | None:
+    """Do as `start_thread`; call *target* here, and return None, if no thread can be started."""
+    try:
+        return start_thread(target, name, *args)
+    except RuntimeError:
+        pass
+    target(*args)
+    return None
 
 
 def _wait_for_imports() -> None:

@@ -25,7 +25,7 @@ from functools import lru_cache
 from types import TracebackType
 
 from offload.errors import LockLost, LockNotOwned, StoreError
-from offload.forks import guard_forks
+from offload.forks import start_thread
 from offload.stores.capabilities import NotifiesRelease
 from offload.stores.checks import check_name, check_timeout, check_ttl
 from offload.stores.protocols import LeaseInfo, Store
@@ -273,11 +273,7 @@ class Lock:
                 return False
             held = _Ownership(owner, fence, self.ttl, asked + self.ttl)
             if self._heartbeat:
-                guard_forks()
-                held.heartbeat = threading.Thread(
-                    target=self._beat, args=(held,), name=f"offload-lock {self.name}", daemon=True
-                )
-                held.heartbeat.start()
+                held.heartbeat = start_thread(self._beat, f"offload-lock {self.name}", held)
             self._held = self._mine.held = held
             return True
         except BaseException:  # also a time limit

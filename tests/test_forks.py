@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
+
+import offload
+from offload.forks import start_thread_or_call
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
 IMPORTING = """
 import os, sys, threading
 from pathlib import Path
-from offload.forks import guard_forks
+from offload.forks import start_thread
 
 sys.path.insert(0, sys.argv[1])
 threading.imported, threading.go_on = threading.Event(), threading.Event()
 Path(sys.argv[1], "driver.py").write_text(
     "import threading; threading.imported.set(); threading.go_on.wait(0.3); there = 0"
 )
-guard_forks()
-thread = threading.Thread(target=lambda: __import__("driver"), name="offload-test")
-thread.start()
+start_thread(lambda: __import__("driver"), "offload-test")
 threading.imported.wait()
 pid = os.fork()
 if not pid:
@@ -43,3 +47,31 @@ def test_no_child_is_forked_while_a_driver_is_imported(tmp_path):
         check=False,
     )
     assert done.stdout == "0\n", done.stderr
+
+
+def test_all_threads_are_started_in_one_place():
+    """Only `forks.start_thread` makes threads, so that no fork disturbs any of them."""
+    folder = Path(offload.__file__).parent
+    making = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if re.search(r"threading\.(Thread|Timer)\(", path.read_text("utf-8"))
+    }
+    assert making == {"forks.py"}
+
+
+def test_a_call_without_threads_is_made_here(monkeypatch):
+    """If no thread can start, the function is called, and its own error is raised."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    def fail():
+        raise RuntimeError("of its own")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    called = []
+    assert start_thread_or_call(called.append, "offload-test", 1) is None
+    assert called == [1]
+    with pytest.raises(RuntimeError, match="of its own"):
+        start_thread_or_call(fail, "offload-test")

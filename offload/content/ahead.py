@@ -11,6 +11,7 @@ from typing import final
 
 from offload.content.manifest import Chunk, Packed
 from offload.digest import Buffer, Digest
+from offload.forks import start_thread_or_call
 
 _Each = Callable[[Chunk, Sequence[Buffer]], None]
 
@@ -32,15 +33,10 @@ class HashAhead:
         self._hashed: queue.Queue[tuple[Chunk, Sequence[Buffer]] | None] = queue.Queue()
         self._outcome: Packed | Exception | None = None
         self._is_stopped = False
-        self._thread = threading.Thread(
-            target=copy_context().run, args=(self._run,), name="offload-pack", daemon=True
-        )
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> HashAhead:
-        try:
-            self._thread.start()
-        except RuntimeError:  # the interpreter is exiting, or there are too many threads
-            self._run()
+        self._thread = start_thread_or_call(copy_context().run, "offload-pack", self._run)
         return self
 
     def __exit__(
@@ -82,5 +78,5 @@ class HashAhead:
         self._hashed.put((chunk, parts))
 
     def _join(self) -> None:
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()

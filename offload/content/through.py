@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from offload.content.cache import NodeCache
 from offload.content.manifest import SINGLE, Packed
 from offload.errors import ConfigurationError
-from offload.forks import guard_forks
+from offload.forks import start_thread_or_call
 from offload.metrics.counters import Counters
 
 logger = logging.getLogger(__name__)
@@ -84,18 +84,14 @@ class _Write:
         self._cache = cache
         self._packed = packed
         self._size = size
-        self._thread = threading.Thread(target=self._run, name="offload-through", daemon=True)
+        self._thread: threading.Thread | None = None
         self.is_done = self.is_needless = self.is_stopped = False
 
     def start(self) -> None:
-        guard_forks()
-        try:
-            self._thread.start()
-        except RuntimeError:  # the interpreter is exiting, or there are too many threads
-            self._run()
+        self._thread = start_thread_or_call(self._run, "offload-through")
 
     def join(self) -> None:
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from offload.errors import OffloadError
+from offload.forks import start_thread
 from offload.stores.processes import PerProcess
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class _Refresher(Generic[T]):
             if not self._busy and self._clock() >= self._due:
                 self._busy = True
                 self._due = float("inf")  # unless it is invalidated meanwhile
-                threading.Thread(target=self._run, name="offload-dashboard", daemon=True).start()
+                start_thread(self._run, "offload-dashboard")
             if self._value is None and self._error is None:
                 self._changed.wait_for(lambda: not self._busy, wait)
             age = 0.0 if self._value is None else self._clock() - self._taken

@@ -11,12 +11,11 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from offload.doctor.store import TierState, inspect_store
+from offload.forks import start_thread
 from offload.hooks.runtime import Runtime
 from offload.inspect import Finding
 from offload.inspect.config_drift import config_drift
 from offload.inspect.workers import State, Workers, ask_workers, this_process
-
-__all__ = ("Gauges",)
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +44,7 @@ class Gauges:
         self._wanted.set()
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="offload-exporter-health", daemon=True
-                )
-                self._thread.start()
+                self._thread = start_thread(self._run, "offload-exporter-health")
         at, found = self._checked
         if time.monotonic() - at < _KEPT:
             yield from found

@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 from offload.digest import Buffer, Digest, digest_of
 from offload.errors import ConfigurationError, KeyUnavailable
+from offload.forks import start_thread_or_call
 from offload.settings import RetryPolicy, Settings
 
 KeySource = Union[str, "os.PathLike[str]", Callable[[], Union[str, bytes]]]
@@ -258,11 +259,7 @@ class _Call:
 
     def start(self) -> None:
         if next(self._started, False):
-            thread = threading.Thread(target=self._run, name="offload-key", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the interpreter exits
-                self._run()
+            start_thread_or_call(self._run, "offload-key")
 
     def _run(self) -> None:
         try:

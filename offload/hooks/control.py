@@ -25,7 +25,7 @@ from celery.utils.log import get_task_logger
 from offload.content.cache import open_cache
 from offload.content.signing import fingerprints, keys_from_store, stored_keys
 from offload.errors import OffloadError
-from offload.forks import guard_forks
+from offload.forks import start_thread
 from offload.gc import sweep
 from offload.hooks.celery_internals import patch
 from offload.hooks.message import NOTE_VERSION
@@ -175,10 +175,7 @@ def _store_keys(runtime: Runtime) -> Keys | None:
         finally:
             _asking.release()
 
-    guard_forks()
-    thread = threading.Thread(target=ask, name="offload-control", daemon=True)
-    thread.start()
-    thread.join(_STORE_TIMEOUT)
+    start_thread(ask, "offload-control").join(_STORE_TIMEOUT)
     return found[0] if found else None
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from offload.errors import ConfigurationError, StoreError
+from offload.forks import start_thread
 from offload.metrics.connections import BACKLOG, PATIENCE, most_connections
 from offload.metrics.counters import BOUNDS, NAMES, OF_STORE, OTHER, SIZES, STEPS
 from offload.metrics.otel import name_of
@@ -120,7 +121,7 @@ def serve(
         registry.register(each)  # type: ignore[arg-type,unused-ignore]
     server = Server((host, port))
     server.set_app(make_wsgi_app(registry))
-    threading.Thread(target=server.serve_forever, name="offload-exporter", daemon=True).start()
+    start_thread(server.serve_forever, "offload-exporter")
     return int(server.server_port), server
 
 

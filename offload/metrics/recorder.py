@@ -17,7 +17,7 @@ from typing import Any
 from celery import signals
 
 from offload.errors import OffloadError, StoreError
-from offload.forks import guard_forks
+from offload.forks import start_thread
 from offload.metrics.counters import (
     BY_TASK,
     OBJECT_PREFIX,
@@ -89,7 +89,6 @@ class Recorder:
             self._log = error_log_of(store)
             if self._sums.piggybacks and not self._behind:
                 self._sums.piggyback(self)
-            guard_forks()
             self._counters.listen(self._write_later)
             _recorders.add(self)
 
@@ -124,10 +123,8 @@ class Recorder:
         """Return the thread that writes the remaining counts; None if there is none."""
         state = self._states.get()
         if not self._behind:
-            thread = threading.Thread(target=self._write_last, name=_THREAD, daemon=True)
             with suppress(RuntimeError):  # Python 3.12 starts no thread while it exits
-                thread.start()
-                return thread
+                return start_thread(self._write_last, _THREAD)
             # Without a writer, the counts aren't marked complete, and the store notices later.
             # Writing in this thread could block the exit of the process on a store that hangs.
             state.is_handed_over = True
@@ -151,11 +148,8 @@ class Recorder:
         state = self._states.get()
         state.since = self._clock()
         if state.expect_writer():
-            state.writer = threading.Thread(
-                target=self._write_soon, args=(state,), name=_THREAD, daemon=True
-            )
             try:
-                state.writer.start()
+                state.writer = start_thread(self._write_soon, _THREAD, state)
             except RuntimeError:  # no more threads, or the process is ending
                 state.writer = None
                 state.writer_came()

@@ -12,6 +12,8 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
+from offload.forks import start_thread
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -94,11 +96,8 @@ class _Pool:
         with self._lock:
             number = len(self._threads)
             if number < self._number:
-                name = f"{self._name}_{number}"
-                thread = threading.Thread(target=self._run, name=name, daemon=True)
                 with suppress(RuntimeError):  # the interpreter exits, or there are too many threads
-                    thread.start()
-                    self._threads.append(thread)
+                    self._threads.append(start_thread(self._run, f"{self._name}_{number}"))
         with suppress(queue.Empty):
             while not self._threads and (job := self._jobs.get_nowait()) is not None:
                 job()
