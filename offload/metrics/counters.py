@@ -15,7 +15,6 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from offload import tracing
 from offload.errors import (
     BlobMissing,
     CodeError,
@@ -23,9 +22,9 @@ from offload.errors import (
     SerializationError,
     StoreUnavailable,
 )
+from offload.metrics import otel
 from offload.metrics.latest import LatestErrors
-from offload.metrics.otel import Instruments
-from offload.tracing import is_set_up, note_hit, note_value, span
+from offload.metrics.otel import Instruments, is_set_up, note_hit, note_value, span
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -256,7 +255,7 @@ class Timed:
     def note(
         self, size: int | None = None, digest: str | None = None, *, hit: bool | None = None
     ) -> None:
-        """Describe the value in the span, if there is one; see `offload.tracing.note_value`."""
+        """Describe the value in the span, if there is one; see `otel.note_value`."""
         if self._active is not None:
             note_value(self._active, size, digest, hit=hit)
 
@@ -391,7 +390,7 @@ class Counters:
     def _wait(self, event: tuple[_Labels, Any, Any]) -> None:
         waiting = self._waiting
         waiting.append(event)
-        if tracing.active:
+        if otel.active:
             _export(*event)
         if self._pending_listener is not None:
             self._notify()

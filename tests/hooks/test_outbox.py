@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from offload.hooks.aio import outbox as module
-from offload.hooks.aio.outbox import Outbox
+from offload.hooks.aio import threads as module
+from offload.hooks.aio.threads import Outbox
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ def test_a_failed_step_is_recorded(spans):
 def test_a_process_without_it_pays_nothing():
     """offload doesn't import OpenTelemetry."""
     code = (
-        "import sys, offload.tracing as t\n"
+        "import sys, offload.metrics.otel as t\n"
         "with t.received({}): assert t.span('fetch', 'a', 'b') is None\n"
         "assert 'opentelemetry' not in sys.modules"
     )

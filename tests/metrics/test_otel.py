@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from offload import tracing
 from offload.errors import BlobMissing
 from offload.metrics import counters as module
 from offload.metrics import otel
@@ -50,7 +49,7 @@ def exported(monkeypatch):
             export(*event)
 
     monkeypatch.setattr(module, "_export", export_own)
-    monkeypatch.setattr(tracing, "active", True)
+    monkeypatch.setattr(otel, "active", True)
     module._instruments.cache_clear()
     yield Exported(reader)
     module._instruments.cache_clear()
@@ -131,7 +130,7 @@ def test_task_names_are_bounded(exported, monkeypatch):
 
 def test_nothing_is_recorded_unless_tracing_is_set_up(exported, monkeypatch):
     """The switch is that of spans: without a tracer provider, events are only counted."""
-    monkeypatch.setattr(tracing, "active", False)
+    monkeypatch.setattr(otel, "active", False)
     counters = Counters()
     count_everything(counters)
     assert exported.metrics() == {}

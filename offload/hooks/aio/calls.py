@@ -1,4 +1,8 @@
-"""Publish, read, and store from coroutines. `Offload` has the documentation."""
+"""Publish, read, and store from coroutines. `Offload` has the documentation.
+
+A thread calls Celery as if the caller had called it: for each thread, Celery keeps the current app
+and the task being executed, which is the parent of what it publishes.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import ResultBase, ResultSet, assert_will_not_block
 
-from offload.hooks.aio.acting import Caller, forget_waiting
-from offload.hooks.aio.results import Watch, wait_for
+from offload.hooks.aio.results import Watch, share_backend, single_results, wait_for
 from offload.hooks.aio.threads import call_in_thread
-from offload.hooks.celery_internals import app_itself
+from offload.hooks.celery_internals import app_itself, executing, worker_task
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref
 from offload.stores.checks import check_timeout
@@ -114,3 +117,33 @@ async def get(
 
 async def put(runtime: Runtime, value: T, **options: Any) -> Ref[T]:
     return await call_in_thread(lambda: runtime.put(value, **options))
+
+
+class Caller:
+    """The app and the task for which a coroutine calls Celery; created in the caller's thread."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        task = worker_task()
+        self._task = task
+        self._request = None if task is None else task.request_stack.top
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Call *function* in this thread, which must be offload's own."""
+        self._app.set_current()
+        share_backend(self._app)
+        if self._task is None:
+            return function()
+        with executing(self._task, self._request):
+            return function()
+
+
+def forget_waiting(result: Any) -> None:
+    """Keep the backend from waiting for results that this thread has published.
+
+    Publishing a group registers them. `get` registers them again, in its own thread.
+    """
+    while result is not None:
+        for node in single_results(result):
+            node.backend.remove_pending_result(node)
+        result = getattr(result, "parent", None)  # a task's own `apply_async` may return anything

@@ -3,28 +3,33 @@
 Waiting costs no thread, and takes no lock that could keep the event loop waiting. Of backends that
 keep results by key, such as Redis, one request asks for many results; others are asked for one at a
 time, less often.
+
+For each thread, Celery keeps the result backend and the queue of replies. All threads of offload
+share one of each, so that a result that one of them published can be read by others, and one
+request asks about all results.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from celery import states
-from celery.backends.base import DisabledBackend
+from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import AsyncResult, EagerResult, ResultSet
 from kombu.exceptions import OperationalError
 
 from offload.forks import start_thread
-from offload.hooks.aio.acting import is_polled, share_backend, single_results
-from offload.hooks.aio.outbox import Outbox, outbox_of
-from offload.hooks.celery_internals import known_meta, take_meta
+from offload.hooks.aio.threads import Outbox, is_calling_thread, outbox_of
+from offload.hooks.celery_internals import known_meta, take_meta, use_backend
 from offload.stores.processes import PerProcess
 
 _FIRST = 0.01  # seconds until a result is looked for again
@@ -35,6 +40,9 @@ _TOLERATED = 10.0  # seconds that the backend may be unavailable before coroutin
 _LATE = 30.0
 _BATCH = 1000  # results per request
 _REST = 2e-5  # seconds without a request after one, for each coroutine that waits
+
+_SHARED = "_offload_shared"
+"""Attribute of an app: a process id, and the backend and the reply queue of its threads."""
 
 logger = logging.getLogger(__name__)
 
@@ -303,3 +311,48 @@ def _may_pass(error: Exception | None) -> bool:
 
 
 _watcher = PerProcess(_Watcher, keep_inherited=True)
+
+
+# -- the backend shared by threads
+
+
+def share_backend(app: Any) -> None:
+    """Let this thread, which must be offload's own, use the backend that its threads share.
+
+    Backends that may be unsafe to share, those without a consumer of results, stay one per thread.
+    """
+    pid, backend, queue = vars(app).get(_SHARED) or (None, None, "")
+    if pid != os.getpid():
+        backend, queue = app.backend, app.thread_oid
+        if not hasattr(backend, "result_consumer"):
+            return
+        _skip_subscribing(backend.result_consumer)
+        vars(app)[_SHARED] = os.getpid(), backend, queue
+    use_backend(app, backend, queue)
+
+
+def _skip_subscribing(consumer: Any) -> None:
+    """Keep threads that publish from subscribing to results, which are polled.
+
+    Unread messages about them would pile up.
+    """
+    subscribe: Callable[..., Any] = consumer.consume_from
+
+    def consume_from(task_id: str) -> Any:
+        return None if is_calling_thread() else subscribe(task_id)
+
+    consumer.consume_from = consume_from
+
+
+def is_polled(backend: Any) -> bool:
+    """Return whether *backend* tells the states of many results in one request."""
+    return isinstance(backend, BaseKeyValueStoreBackend)
+
+
+def single_results(result: Any) -> Iterator[Any]:
+    """Yield the results in *result* that must be waited for: not of eager or ignored tasks."""
+    if isinstance(result, ResultSet):
+        for each in result.results:
+            yield from single_results(each)
+    elif not isinstance(result, EagerResult) and isinstance(result, AsyncResult):
+        yield from () if result.ignored else (result,)

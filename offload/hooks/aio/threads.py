@@ -5,6 +5,9 @@ interpreter runs one at a time, and each that computes may keep the event loop w
 `sys.getswitchinterval` (5 ms) whenever the loop has let go of the interpreter: each time it waits
 or is woken, or takes a lock. So it takes no lock here, and busy threads rarely wake it.
 
+Each wake-up releases the interpreter lock three times: asyncio waits, and reads twice from its
+socket. So an `Outbox` delivers the outcomes of threads without waking the event loop for each one.
+
 The threads are daemonic, so that a store that is unavailable doesn't delay the end of the process
 by its timeouts.
 """
@@ -16,14 +19,15 @@ import atexit
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
+from enum import Enum
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from offload.forks import start_thread
-from offload.hooks.aio.outbox import Outbox, outbox_of
 from offload.stores.processes import PerProcess
 
 T = TypeVar("T")
@@ -142,3 +146,71 @@ class _Threads:
 
 
 _threads = PerProcess(_Threads, keep_inherited=True)
+
+
+# -- outcomes
+
+_PAUSE = 0.005  # seconds between two deliveries while threads have more to do
+_MOST = 20  # outcomes at once; each continues a coroutine before the loop looks at anything else
+
+_running = threading.local()
+
+
+class _Due(Enum):
+    NO = 0
+    LATER = 1
+    SOON = 2
+
+
+class Outbox(Generic[T]):
+    """Outcomes on their way to futures of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._posted: deque[tuple[asyncio.Future[T], T, bool]] = deque()
+        self._due = _Due.NO
+        self._timer: asyncio.TimerHandle | None = None
+
+    def future(self) -> asyncio.Future[T]:
+        return self.loop.create_future()
+
+    def post(self, future: asyncio.Future[T], outcome: T, *, can_wait: bool = False) -> None:
+        """Set the result of *future*, unless it is done; from any thread.
+
+        Args:
+            can_wait: whether the thread has more to do, so that nothing waits for this outcome
+                except its own coroutine. It may then be delivered 5 ms later.
+        """
+        self._posted.append((future, outcome, can_wait))  # before looking whether it will be found
+        if self._due is _Due.NO or (self._due is _Due.LATER and not can_wait):
+            self._due = _Due.SOON
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._due = _Due.NO  # before looking: what is posted from now on is due again
+        more = False
+        for _ in range(_MOST):
+            try:
+                future, outcome, more = self._posted.popleft()
+            except IndexError:
+                break
+            if not future.done():
+                future.set_result(outcome)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._posted:
+            self._due = _Due.SOON
+            self.loop.call_soon(self._deliver)
+        elif more:
+            self._due = _Due.LATER
+            self._timer = self.loop.call_later(_PAUSE, self._deliver)
+
+
+def outbox_of(loop: asyncio.AbstractEventLoop) -> Outbox[Any]:
+    """Return an outbox of *loop*, which must run in this thread."""
+    found: Outbox[Any] | None = getattr(_running, "outbox", None)
+    if found is None or found.loop is not loop:
+        found = _running.outbox = Outbox(loop)
+    return found
