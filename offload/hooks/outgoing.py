@@ -75,6 +75,8 @@ class Outgoing:
         first: the slots that a first search found, by path. A second one also finds values below
             their threshold.
         stayed: whether a value to be stored is in the message, as the store was unavailable.
+        leads_to_chord: whether the task, or a later step of its chain, is a part of a chord.
+        leasts: bytes from which values in signatures are inspected, by task.
     """
 
     runtime: Runtime
@@ -88,6 +90,8 @@ class Outgoing:
     entered: set[int] = field(default_factory=set)
     first: Mapping[tuple[Any, ...], Slot] | None = None
     stayed: bool = False
+    leads_to_chord: bool = False
+    leasts: dict[str, int] = field(default_factory=dict)
 
     def store(self) -> None:
         """Store the values that were found, and fill all places with references."""

@@ -269,6 +269,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
             known=known_refs(),
             resending=resent is not None,
             first=first,
+            leads_to_chord=bool(call.get("chord")),
         )
         find_in_call(out, name, args, kwargs, options, facts)
         for field in _EMBEDDED:
@@ -283,7 +284,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
             now = {**call, **out.place(root)}  # so that Celery's reprs show Refs
         made = build(**now)
         made.headers.pop(HEADER, None)  # a receiver of signals has one message for all attempts
-        since = _chord_since(runtime, now, delivery)
+        since = _chord_since(runtime, out, delivery)
         if out.slots or resent or given is not None or since is not None:
             until = again.until if again is not None else None
             if out.slots and again is None:
@@ -367,18 +368,11 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
     return message._replace(body=(args, kwargs, {**embed, EMBED: note.write()}))
 
 
-def _chord_since(
-    runtime: Runtime, call: Mapping[str, Any], delivery: Delivery | None
-) -> float | None:
+def _chord_since(runtime: Runtime, out: Outgoing, delivery: Delivery | None) -> float | None:
     """Return when the chord began that a message is a part of, or leads to by its chain; None if
     there is none.
     """
-    if runtime.settings.mode != "on":
-        return None
-    if not call.get("chord") and not any(
-        isinstance(step, Mapping) and (step.get("options") or {}).get("chord")
-        for step in call.get("chain") or ()
-    ):
+    if runtime.settings.mode != "on" or not out.leads_to_chord:
         return None
     if delivery is not None and delivery.since is not None:
         return delivery.since

@@ -22,6 +22,8 @@ from offload.settings import TaskOptions
 from offload.text import type_name
 
 _LINKS = ("link", "link_error", "chord", "chain")
+_LARGE = frozenset({*_LINKS, "offload"})
+"""Options by which a signature may carry more than its arguments, or other ones by reference."""
 _CANVAS = "celery."
 _SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})
 """Parameters of Celery's own tasks whose arguments it reads as signatures."""
@@ -77,11 +79,37 @@ def _signatures(
     keep: bool = True,
     within: tuple[Any, ...] | None = None,
 ) -> None:
-    if is_signature(value, plain=True):
-        _signature(out, value, path, keep=keep, within=within)
-    elif isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            _signatures(out, item, (*path, i), keep=keep, within=within)
+            if not _is_small(out, item):
+                _signatures(out, item, (*path, i), keep=keep, within=within)
+    elif is_signature(value, plain=True) and not _is_small(out, value):
+        _signature(out, value, path, keep=keep, within=within)
+
+
+def _is_small(out: Outgoing, signature: Any) -> bool:
+    """Return whether there is certainly nothing to find in a signature.
+
+    Each step of a chain carries all that follow it, so this must take much less time than Celery
+    needs to serialize one.
+    """
+    if not isinstance(signature, dict):
+        return False
+    try:
+        name, options = signature["task"], signature["options"]
+        args, kwargs = signature["args"], signature["kwargs"]
+    except KeyError:
+        return False
+    if options and not (isinstance(options, dict) and _LARGE.isdisjoint(options)):
+        return False
+    if not (args or kwargs):
+        return True
+    if type(name) is not str:
+        return False
+    least = out.leasts.get(name)
+    if least is None:
+        least = out.leasts[name] = _least(out, out.runtime.options(name)[0])
+    return bool(least) and certainly_small((args, kwargs), least - 1, out.serializer)
 
 
 def _signature(
@@ -94,16 +122,11 @@ def _signature(
 ) -> None:
     within = within or path
     own = signature["options"] or {}
+    if path[0] == "chain" and len(path) == 2 and own.get("chord"):
+        out.leads_to_chord = True
     args, kwargs = signature["args"] or (), signature["kwargs"] or {}
-    # Each step of a chain carries all that follow it, most of them bare or small.
-    is_leaf = own.keys().isdisjoint(_LINKS)
-    if is_leaf and not (args or kwargs):
-        return
     name = str(signature["task"])
     options, facts = out.runtime.options(name, own.get("offload"))
-    least = _least(out, options)
-    if is_leaf and least and certainly_small((args, kwargs), least - 1, out.serializer):
-        return
     before = out.hold
     if delay := _delay(own):
         out.hold = replace(before, ttl=before.ttl + delay)
