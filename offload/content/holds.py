@@ -77,6 +77,8 @@ class Holds:
         self._retrying = retrying
         self._clock = clock
         self._may_cut_small = chunk_size_of(store) is not None
+        # Checked once: it takes longer than what a release does otherwise.
+        self._deferring = store.blobs if isinstance(store.blobs, DefersReleases) else None
 
     def add(self, refs: Iterable[Ref[Any]], hold: Hold) -> bool:
         """Hold the values of *refs*, in one round trip, or none if they are held long enough.
@@ -140,8 +142,8 @@ class Holds:
             return False
         if (
             later
-            and isinstance(blobs, DefersReleases)
-            and blobs.release_later(digests, holder, grace)
+            and self._deferring is not None
+            and self._deferring.release_later(digests, holder, grace)
         ):
             return True
         blobs.release(digests, holder, grace)
@@ -152,8 +154,7 @@ class Holds:
 
         Raises StoreUnavailable; the next request carries them then.
         """
-        blobs = self._store.blobs
-        return blobs.release_deferred() if isinstance(blobs, DefersReleases) else 0
+        return 0 if self._deferring is None else self._deferring.release_deferred()
 
     def digests(self, ref: Ref[Any]) -> list[Digest]:
         """Return the digests of all blobs of *ref*, its root first; reads its manifest if needed.

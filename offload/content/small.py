@@ -78,6 +78,8 @@ class SmallWriter:
         self._blob_limit = chunk_size_of(store)
         if self._blob_limit is not None:
             self._blob_limit -= encoder.overhead
+        # Checked once: it takes longer than to hash a small value.
+        self._combining = store.blobs if isinstance(store.blobs, HoldsAndPuts) else None
         self._has_tiers = len(tiers_of(store)) > 1
 
     def store(self, payloads: Sequence[Payload], holds: Sequence[Hold]) -> list[Stored]:
@@ -175,7 +177,7 @@ class SmallWriter:
         sent: dict[Digest, Parts] = {}
         if absent is not None:
             missing = wanted.keys() & absent
-        elif isinstance(blobs, HoldsAndPuts) and size < SMALL:
+        elif (combining := self._combining) is not None and size < SMALL:
             # What this process knows is probably there: it isn't sent before the store is asked.
             new = {d: each for d, each in wanted.items() if not self._holds.knows(d)}
             sent = {
@@ -183,7 +185,7 @@ class SmallWriter:
                 for digest, each in new.items()
             }
             asked = {d: replace(each, parts=sent.get(d)) for d, each in wanted.items()}
-            missing = self._retrying(lambda: blobs.hold_and_put(asked, holder))
+            missing = self._retrying(lambda: combining.hold_and_put(asked, holder))
             for digest in missing & sent.keys():
                 _count(owners[digest], wanted[digest], sent[digest])
         else:

@@ -177,10 +177,12 @@ def _grace_of(runtime: Runtime, refs: Sequence[Ref[Any]], name: str) -> float:
     reference. A task may replace its progress many times a second.
     """
     kind, _, suffix = name.partition(":")
-    is_unique = kind == "progress" and suffix.rpartition("+")[2].startswith(UNIQUE)
-    # Chunks may be shared.
-    is_whole = chunk_size_of(runtime.store) is None and all(ref.size < SINGLE for ref in refs)
-    if is_unique and is_whole:
+    if (
+        kind == "progress"
+        and suffix.rpartition("+")[2].startswith(UNIQUE)
+        and chunk_size_of(runtime.store) is None  # chunks may be shared
+        and all(ref.size < SINGLE for ref in refs)
+    ):
         return min(runtime.grace, _BRIEFLY)
     return runtime.grace
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,28 @@ def test_large_values_of_late_steps_are_found(wire):
     result = chain(grow.s([0]), *steps).delay()
     assert big not in repr(wire.sent[0][1])
     assert wire.get(result) == [0, 0, 0, 1, big, 0]
+
+
+def test_no_message_checks_what_the_store_can_do(wire):
+    """What a store can do is looked up once: by `isinstance`, that takes as long as a hash."""
+    grow = wire.app.tasks["grow"]
+    big = "x" * 5000
+
+    def run(by):
+        checks = 0
+
+        def enter(frame, event, _argument):
+            nonlocal checks
+            code = frame.f_code
+            if event == "call" and code.co_name in ("__instancecheck__", "__subclasscheck__"):
+                checks += code.co_filename == typing.__file__
+
+        sys.setprofile(enter)
+        try:
+            assert wire.get(grow.delay([big], by=by)) == [big, by]
+        finally:
+            sys.setprofile(None)
+        return checks
+
+    run(big)  # warm up
+    assert run(big + "1") == 0

@@ -54,6 +54,8 @@ class TieredBlobs:
         counts: TierCounts,
     ) -> None:
         self._first = first
+        self._combining = first.blobs if isinstance(first.blobs, HoldsAndPuts) else None
+        self._deferring = first.blobs if isinstance(first.blobs, DefersReleases) else None
         self._index = index
         self._lower = lower
         self._tiers = {tier.name: tier for tier in lower}
@@ -72,19 +74,19 @@ class TieredBlobs:
 
     def hold_and_put(self, blobs: Mapping[Digest, Wanted], holder: str) -> set[Digest]:
         """See `HoldsAndPuts`. Blobs that belong to a lower tier take more round trips."""
-        first = self._first.blobs
+        combining = self._combining
         here: dict[Digest, Wanted] = {}
         rest: dict[float, dict[Digest, Wanted]] = {}
         for digest, wanted in blobs.items():
-            if isinstance(first, HoldsAndPuts) and self._is_first(wanted):
+            if combining is not None and self._is_first(wanted):
                 here[digest] = wanted
             else:
                 rest.setdefault(wanted.ttl, {})[digest] = wanted
         missing: set[Digest] = set()
-        if here and isinstance(first, HoldsAndPuts):
+        if here and combining is not None:
             with self._counts.errors():
                 started = time.perf_counter()
-                missing = first.hold_and_put(here, holder)
+                missing = combining.hold_and_put(here, holder)
                 stored = {digest: here[digest].parts or () for digest in missing}
                 self._counts.uploaded(self._first.url, stored, time.perf_counter() - started)
         for ttl, some in rest.items():
@@ -105,15 +107,14 @@ class TieredBlobs:
             self._first.blobs.release(digests, holder, grace)
 
     def release_later(self, digests: Sequence[Digest], holder: str, grace: float) -> bool:
-        first = self._first.blobs
-        return isinstance(first, DefersReleases) and first.release_later(digests, holder, grace)
+        deferring = self._deferring
+        return deferring is not None and deferring.release_later(digests, holder, grace)
 
     def release_deferred(self) -> int:
-        first = self._first.blobs
-        if not isinstance(first, DefersReleases):
+        if self._deferring is None:
             return 0
         with self._counts.errors():
-            return first.release_deferred()
+            return self._deferring.release_deferred()
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
         return self._first.blobs.holders(digest)
