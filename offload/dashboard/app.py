@@ -1,4 +1,4 @@
-"""The dashboard as an ASGI app: routes, middleware, and pages of errors."""
+"""The dashboard as an ASGI app: routes, middleware, and error pages."""
 
 from __future__ import annotations
 
@@ -54,15 +54,16 @@ def dashboard(
     allow_delete: bool = False,
     hosts: Sequence[str] | None = None,
 ) -> Starlette:
-    """Return the dashboard of *app*, to serve or mount.
+    """Return the dashboard of *app* as an ASGI app, to serve or mount.
 
     Args:
         app: a Celery app with offload.
-        auth: `Basic` or `Token`. None: everyone who can reach it, or whom the app in which it is
-            mounted lets through.
-        allow_delete: whether blobs may be removed.
-        hosts: host names that requests may use (``"ops.example.com"``; ``"*"`` is any), against
-            DNS rebinding. By default those of this machine if *auth* is None, else any.
+        auth: `Basic` or `Token`. With None, everyone who can reach it may view it; mount it in an
+            app that authenticates requests.
+        allow_delete: whether users may remove blobs.
+        hosts: host names to accept in requests (``"ops.example.com"``; ``"*"`` accepts any), as a
+            protection against DNS rebinding. Defaults to those of this machine if *auth* is None,
+            else to any.
 
     Raises ConfigurationError if the app has no offload, its store is invalid, or an extra is
     missing.
@@ -98,13 +99,13 @@ def dashboard(
         ],
         exception_handlers={OffloadError: _failed, 404: _missing},
     )
-    runtime.store  # noqa: B018 (raises errors of settings now, not on each page)
+    runtime.store  # noqa: B018 (invalid settings raise here, not on each page)
     served.state.state = DashboardState(runtime, allow_delete=allow_delete)
     return served
 
 
 async def _health(_: Request) -> Response:
-    """Reply without a thread: all of them may be waiting for a store."""
+    """Reply on the event loop: all threads may be waiting for a store."""
     return PlainTextResponse("ok\n")
 
 
@@ -123,7 +124,7 @@ def _missing(request: Request, _: Exception) -> Response:
 
 
 class _ErrorPages:
-    """Responds to unexpected errors with a page that reloads by itself, and logs them."""
+    """Middleware that logs unexpected errors and shows a page that reloads by itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Authentication: basic or by a token."""
+"""Authentication by password (HTTP Basic) or by token."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Auth(Protocol):
 
 
 class Basic:
-    """User and password, which browsers ask for themselves (RFC 7617)."""
+    """HTTP Basic authentication (RFC 7617); browsers prompt for user and password."""
 
     def __init__(self, users: dict[str, str]) -> None:
-        """Args: *users*: passwords by name. Raises ConfigurationError for an empty one."""
+        """Take passwords by user name. Raises ConfigurationError if a name or password is empty."""
         if not users or not all(name and password for name, password in users.items()):
             raise ConfigurationError("basic authentication needs a user and a password")
         if any(":" in name for name in users):
@@ -49,18 +49,18 @@ class Basic:
 
 
 class Token:
-    """A secret: as ``Authorization: Bearer …``, or once as ``?token=…``, which sets a cookie."""
+    """A secret sent as ``Authorization: Bearer …``, or once as ``?token=…`` to set a cookie."""
 
     def __init__(self, token: str) -> None:
-        """Raises ConfigurationError for a token that is short enough to guess."""
+        """Take the secret. Raises ConfigurationError if it is short enough to guess."""
         if len(token) < _SHORTEST or not token.isascii():
             raise ConfigurationError(
                 f"a token needs at least {_SHORTEST} ASCII characters; create one with "
                 "python3 -c 'import secrets; print(secrets.token_urlsafe())'"
             )
         self._token = token.encode()
-        # The cookie isn't the token, which would also work as a header. Its name depends on the
-        # token, because dashboards on other ports of this host share cookies.
+        # A stolen cookie must not work as a bearer token, so it isn't the token itself. Its name
+        # depends on the token because dashboards on other ports of this host share cookies.
         made = hmac.new(self._token, b"offload dashboard", hashlib.sha256).hexdigest()
         self._name, self._cookie = f"offload_{made[:8]}", made[8:]
 
@@ -81,7 +81,10 @@ class Token:
         return hmac.compare_digest(given.encode(), self._token)
 
     def _welcome(self, request: Request) -> Response:
-        """Remove the token from the address, which browsers keep in their history."""
+        """Set the cookie and redirect to the address without the token.
+
+        Otherwise the token would stay in the browser's history.
+        """
         rest = [(k, v) for k, v in request.query_params.multi_items() if k != "token"]
         path = quote(root_of(request.scope) + path_of(request.scope)).lstrip("/")
         answer = RedirectResponse(f"/{path}" + (f"?{urlencode(rest)}" if rest else ""), 303)
@@ -97,7 +100,7 @@ class Token:
 
 
 class Guard:
-    """Passes every request except the health check through *auth*."""
+    """Middleware that authenticates every request except health checks."""
 
     def __init__(self, app: ASGIApp, auth: Auth | None) -> None:
         self._app = app

@@ -21,8 +21,8 @@ from offload.inspect.snapshot import Bucket, Query, Snapshot
 from offload.stores.protocols import Store
 from offload.text import human_duration, human_size, parse_size, short_digest
 
-_PAGE = 50  # blobs: the first bytes of each are read
-_LONGEST = 300  # characters of a holder in a filter
+_PAGE = 50  # blobs per page; the page reads the first bytes of each
+_LONGEST = 300  # characters of a filter that are used
 
 
 _UNKNOWN = Kind("-", part=False, age=None)
@@ -34,8 +34,8 @@ class _Line:
     """A row of the table.
 
     Attributes:
-        left: seconds until it expires, unless that changed since the snapshot.
-        shared: how many values contain it; None if not counted.
+        left: seconds until it expires, as of the snapshot.
+        shared: number of values that contain it; None if not counted.
     """
 
     row: Row
@@ -46,7 +46,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The filters in the address, and texts about invalid ones."""
+    """Filters from the query string, and messages about invalid ones."""
 
     query: Query
     holder: str
@@ -164,7 +164,7 @@ def _table(
 
 
 def _of_holders(stored: Stored, snapshot: Snapshot, asked: _Asked) -> tuple[Query, list[str]]:
-    """Return the query with its filters on holders, and notes if they can't be applied."""
+    """Return the query with its holder filters, and notes about those that can't be applied."""
     query = asked.query
     if not snapshot.knows_holders and (asked.holder or query.held is not None):
         url = stored.store.url
@@ -199,7 +199,7 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
             "Probable type",
             lambda each: each.kind.text,
             wide=True,
-            hint="guessed from its first bytes",
+            hint="guessed from the first bytes",
         ),
         Column(
             "size",
@@ -213,7 +213,7 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
             "Expires in",
             lambda each: human_duration(each.left),
             lambda each: each.row.ttl,
-            hint="unless its holds are renewed or new ones are added",
+            hint="if no hold is renewed or added",
         ),
     ]
     if snapshot.knows_holders:
@@ -223,7 +223,7 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
                 "Holders",
                 lambda each: f"{each.row.holders or 0:,}",
                 lambda each: each.row.holders or 0,
-                hint="messages, results, pins, and puts that need it",
+                hint="messages, results, pins, and puts that need the blob",
             )
         )
     if aged:
@@ -234,14 +234,14 @@ def _columns(snapshot: Snapshot, rows: Sequence[_Line], *, counted: bool) -> lis
                 "shared",
                 "In values",
                 lambda each: "–" if each.shared is None else f"{each.shared:,}",  # noqa: RUF001
-                hint="that contain this chunk",
+                hint="number of values that contain this chunk",
             )
         )
     return columns
 
 
 def _removed(query: QueryParams, store: Store) -> Digest | None:
-    """Return the blob that was just removed, according to the address, unless it exists."""
+    """Return the blob that the query string says was just removed; None if it still exists."""
     try:
         digest = parse_digest(query.get("removed", ""))
         return None if stored_sizes(store, [digest]) else digest

@@ -25,10 +25,10 @@ class Refreshed(Generic[T]):
     """The state of a `BackgroundRefresh`.
 
     Attributes:
-        value: the newest value; None before the first.
-        age: seconds since its computation started; 0 before the first.
-        took: seconds that it took.
-        error: why the last attempt failed; None if it didn't. *value* is then of an earlier one.
+        value: the newest value; None until the first is ready.
+        age: seconds since the computation of *value* started; 0 until the first is ready.
+        took: how many seconds the computation took.
+        error: why the last attempt failed, in which case *value* is from an earlier one; else None.
         busy: whether a new value is being computed.
     """
 
@@ -40,7 +40,7 @@ class Refreshed(Generic[T]):
 
 
 class BackgroundRefresh(Generic[T]):
-    """Computes a value when it is first requested, and again when it is requested and stale.
+    """Computes a value on the first request, and again when a request finds it stale.
 
     A thread computes one value at a time, and requests don't wait for it. Nothing is computed
     unless requested. A forked child starts empty. After an error it retries after *every*
@@ -49,8 +49,9 @@ class BackgroundRefresh(Generic[T]):
     Args:
         compute: returns the value.
         every: seconds from the end of one computation to the start of the next.
-        share: the least ratio of that time to the time the computation took, so that a slow store
-            isn't kept busy; except after the first, which is slower as it connects.
+        share: minimum ratio of that pause to the duration of the computation, so that refreshing
+            doesn't keep a slow store busy. Ignored after the first computation, which is slow
+            because it also connects.
         clock: returns seconds.
     """
 
@@ -65,11 +66,11 @@ class BackgroundRefresh(Generic[T]):
         self._of_process = PerProcess(lambda: _Refresher(compute, every, share, clock))
 
     def get(self, wait: float = 0.0) -> Refreshed[T]:
-        """Return the current state; waits up to *wait* seconds for the first value."""
+        """Return the current state, waiting up to *wait* seconds for the first value."""
         return self._of_process.get().get(wait)
 
     def invalidate(self) -> None:
-        """Have the value computed again on the next request."""
+        """Compute the value again on the next request."""
         self._of_process.get().invalidate()
 
 
@@ -128,15 +129,17 @@ class _Refresher(Generic[T]):
 
 
 class TTLCache(Generic[T]):
-    """Caches results of *read* by its arguments, for some seconds.
+    """Caches results of *read* by its arguments for *ttl* seconds.
 
-    One thread reads for all that request the same at the time; other keys don't wait. An error is
-    raised in all of them and not cached: while a store hangs, each waits for one attempt only.
+    Concurrent requests for the same key share one read; other keys don't wait for it. An error is
+    raised in all waiting requests and not cached, so while a store hangs, each waits for one
+    attempt only.
 
     Args:
-        ttl: seconds for which a result is reused.
-        most: results that are kept; the caller's keys should be few.
-        clock: monotonic seconds.
+        read: returns the result for a key.
+        ttl: seconds to reuse a result.
+        most: maximum number of results to keep.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class TTLCache(Generic[T]):
         self._of_process: PerProcess[_Results[T]] = PerProcess(_Results)
 
     def get(self, *key: Hashable) -> T:
-        """Return the cached result of ``read(*key)``, or a new one."""
+        """Return the cached result of ``read(*key)``, or read it. Raises what *read* raises."""
         results = self._of_process.get()
         with results.lock:
             cached = results.cached.get(key)

@@ -1,4 +1,4 @@
-"""Pages of the catalog: its objects, and one object with its versions."""
+"""Catalog pages: the list of objects, and one object with its versions."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ _OBJECTS: list[Column[ObjectState]] = [
         lambda state: state.latest.type,
         wide=True,
     ),
-    Column.figure("size", "Size", lambda state: state.latest.size, human_size, "of the latest"),
+    Column.figure("size", "Size", lambda state: state.latest.size, human_size, "latest version"),
     Column.figure(
         "all",
-        "Size of all",
+        "Total size",
         lambda state: state.size,
         human_size,
-        "serialized; content that versions share counts for each",
+        "all versions, serialized; shared content is counted once per version",
     ),
     Column(
         "saved",
@@ -86,22 +86,20 @@ _VERSIONS: list[Column[VersionState]] = [
     ),
     Column("tags", "Tags", lambda state: ", ".join(state.record.tags) or UNKNOWN, wide=True),
     Column("type", "Type", lambda state: state.record.type, wide=True),
-    Column.figure(
-        "size", "Size", lambda state: state.record.size, human_size, "of the value, serialized"
-    ),
+    Column.figure("size", "Size", lambda state: state.record.size, human_size, "serialized"),
     Column.figure(
         "stored",
         "Stored",
         lambda state: state.stored,
         human_size,
-        "what its blobs take, after compression",
+        "size of its blobs, after compression",
     ),
     Column.figure(
         "shared",
         "Shared",
         lambda state: state.shared,
         human_size,
-        "of these, what other versions of this object have, too",
+        "part of this that other versions of the object also use",
     ),
     Column.figure("blobs", "Blobs", lambda state: state.blobs, human_number),
     Column(
@@ -161,7 +159,7 @@ def _use_columns(catalog: Objects) -> list[Column[ObjectState]]:
             "Used",
             lambda state: used(state).uses,
             human_number,
-            "loads, references for tasks, and late arguments, all versions, 90 days",
+            "loads, references for tasks, and late arguments; all versions, last 90 days",
         ),
         Column(
             "last",
@@ -177,10 +175,11 @@ def _last_use(used: Usage) -> Any:
 
 
 def _search(text: str) -> Callable[[ObjectState], bool]:
-    """Return whether an object meets a search of words, all of which must match.
+    """Return a predicate for objects that match every word of *text*.
 
-    ``type=DataFrame`` is the type of the latest version, another ``key=value`` is in its metadata,
-    where the value is compared as text or JSON, and any other word is a part of the name.
+    ``type=DataFrame`` matches the type of the latest version; any other ``key=value`` matches its
+    metadata, with the value compared as text or as JSON; and any other word matches part of the
+    name.
     """
     conditions = [_condition(word) for word in text.split()]
     return lambda state: all(matches(state) for matches in conditions)

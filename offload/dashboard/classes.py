@@ -16,7 +16,7 @@ from offload.inspect.classes import ClassState, VersionState, format_version, sh
 from offload.text import UNKNOWN, human_number, human_size
 
 _PATIENCE = 3.0  # seconds that the first request waits for data
-_NEEDS = 3  # that a row lists
+_NEEDS = 3  # dependencies listed in a row
 
 
 def _pushed(state: ClassState | VersionState) -> float:
@@ -74,7 +74,7 @@ _CLASSES: list[Column[ClassState]] = [
         lambda state: state.status or UNKNOWN,
         lambda state: state.status,
         wide=True,
-        hint="the class registered here, compared with the latest version in the store",
+        hint="compares the class registered here with the latest version in the store",
     ),
     Column(
         "loads",
@@ -135,7 +135,7 @@ _VERSIONS: list[Column[VersionState]] = [
         "Source",
         lambda state: human_size(_source(state)),
         lambda state: _source(state) or 0,
-        hint="pushed with it",
+        hint="size of the source code pushed with the version",
     ),
     Column("needs", "Needs", _needs, wide=True),
     Column("signer", "Signed by", lambda state: state.signer or UNKNOWN, wide=True),

@@ -1,4 +1,4 @@
-"""The page of estimates: what each threshold would save."""
+"""The estimates page: what each threshold would save."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _thresholds(request: Request, prediction: Estimate) -> Table[Candidate]:
         marks = {"set": each.threshold == prediction.threshold, "best": each == best}
         return ", ".join(text for text, holds in marks.items() if holds)
 
-    out = "that would be kept out of messages"
+    out = "would be kept out of messages"
     columns: list[Column[Candidate]] = [
         Column(
             "threshold",
@@ -73,14 +73,14 @@ def _thresholds(request: Request, prediction: Estimate) -> Table[Candidate]:
             "Round trips",
             lambda each: each.round_trips,
             human_number,
-            "to the store, at most",
+            "upper bound",
         ),
         Column.figure(
             "saved",
             "CPU saved",
             lambda each: each.saved_seconds,
             human_time_saved,
-            "by publishers and workers, estimated; negative: spent",
+            "by publishers and workers, estimated; negative means extra CPU time",
         ),
     ]
     return Table.of(
@@ -99,7 +99,7 @@ def _tasks(request: Request, prediction: Estimate) -> Table[tuple[str, Choices]]
         found = item[1].best
         if found is None:
             return "none saves"
-        return human_size(found.threshold) if item[1].is_worth_changing else "as it is"
+        return human_size(found.threshold) if item[1].is_worth_changing else "unchanged"
 
     def saved(item: tuple[str, Choices]) -> float:
         return item[1].best.saved_seconds if item[1].best is not None else 0.0
@@ -112,7 +112,7 @@ def _tasks(request: Request, prediction: Estimate) -> Table[tuple[str, Choices]]
             "best",
             "Best threshold",
             best,
-            hint="as it is: another would make no difference worth changing",
+            hint="unchanged: no other threshold saves enough to be worth a change",
         ),
         Column.figure("saved", "CPU saved", saved, human_time_saved),
     ]

@@ -1,4 +1,4 @@
-"""Judge the health of stores and workers, and the errors of tasks, for the first page."""
+"""Assess stores, workers, and task errors for the overview page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offload.metrics.latest import Noted
 from offload.metrics.report import Figures
 from offload.text import human_count, human_latency, human_number, human_size, some
 
-_FULL = 0.9  # of a server's memory
+_FULL = 0.9  # used share of a server's memory or space above which a card warns
 _RANK: Mapping[Level, int] = {"ok": 0, "info": 1, "warning": 2, "error": 3}
 _SHOWN = 3  # findings on a card
 
@@ -26,10 +26,10 @@ class Fact:
     """One statement on a card.
 
     Attributes:
-        name: what it is about; text: what it is.
-        level: as of a finding.
-        remedy: what to do, if there is anything to do.
-        share: of a limit that is used, from 0 to 1; None if there is no limit.
+        name: the label; text: the value.
+        level: its severity, as in `Finding`.
+        remedy: what to do about it; "" if nothing.
+        share: used share of a limit, from 0 to 1; None if there is no limit.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class Card:
-    """The health of one thing.
+    """The health of one component.
 
     Attributes:
-        title: what it is.
-        path: the page with details, below the dashboard's root.
-        level: the worst of its facts; "info" while nothing is known.
-        summary: a few words.
-        facts: statements.
+        title: the component's name.
+        path: the page with details, relative to the dashboard's root.
+        level: the worst level of its facts; "info" while nothing is known.
+        summary: its state in a few words.
+        facts: the details.
     """
 
     title: str
@@ -64,7 +64,11 @@ class Card:
 
 
 def verdict(cards: Iterable[Card], errors: Sequence[ErrorRow], when: str) -> tuple[Level, str]:
-    """Return the answer to "is it healthy?", and its level; *when* the errors were counted."""
+    """Return the level and text that answer "Is it healthy?".
+
+    Args:
+        when: the time range of *errors*, such as ``in the last hour``.
+    """
     cards = list(cards)
     bad = [card for card in cards if card.level in ("warning", "error")]
     parts = [f"{card.title.lower()}: {card.summary}" for card in bad]
@@ -85,7 +89,7 @@ def verdict(cards: Iterable[Card], errors: Sequence[ErrorRow], when: str) -> tup
 
 
 def stores_of(kept: Refreshed[StoreState]) -> list[Card]:
-    """Return a card for each store."""
+    """Return a card for each tier of the store."""
     if kept.value is None:
         if kept.error is not None:
             return [
@@ -148,13 +152,13 @@ def _capacity(capacity: Capacity) -> Iterator[Fact]:
 
 
 def workers_of(kept: Refreshed[Compared]) -> Card:
-    """Return the card of all workers."""
+    """Return one card for all workers."""
     if kept.value is None:
         if kept.error is not None:
             return Card.of(
                 "Workers", "/workers", "unknown", [Fact("Replies", str(kept.error), "warning")]
             )
-        return Card("Workers", "/workers", "info", "asking…", [])
+        return Card("Workers", "/workers", "info", "checking…", [])
     asked = kept.value.asked
     found = [each for each in kept.value.findings if each.level in ("warning", "error")]
     without = [each.name for each in asked.workers if each.state == "without"]
@@ -215,9 +219,10 @@ class ErrorRow:
     """Errors of one kind.
 
     Attributes:
-        kind: its counter.
-        label: for people.
-        latest: None if it isn't known.
+        kind: the counter's name.
+        label: the name shown to people.
+        remedy: what to do about it; "" if nothing.
+        latest: the latest error; None if it wasn't recorded.
     """
 
     kind: str
@@ -228,7 +233,7 @@ class ErrorRow:
 
     @property
     def link(self) -> str:
-        """The page of the latest error's task, below the dashboard's root; "" if unknown."""
+        """Path of the latest error's task page below the dashboard's root; "" if unknown."""
         if self.latest is None or not self.latest.task:
             return ""
         return "/task?" + urlencode({"name": self.latest.task}) + "#errors"
@@ -237,7 +242,7 @@ class ErrorRow:
 def errors_of(
     figures: Figures, noted: Iterable[Noted] = (), since: float | None = None
 ) -> list[ErrorRow]:
-    """Return the errors of each kind, most frequent first, with the latest since *since*."""
+    """Return the errors of each kind, most frequent first, with the latest one after *since*."""
     latest: dict[str, Noted] = {}
     for each in noted:
         if since is None or each.at >= since:
@@ -246,12 +251,12 @@ def errors_of(
 
 
 def recent_errors(noted: Iterable[Noted]) -> list[tuple[str, Noted]]:
-    """Return errors with descriptions of their kinds."""
+    """Return each error with the label of its kind."""
     return [(_ERRORS.get(each.kind, (each.kind, ""))[0], each) for each in noted]
 
 
 def events_of(figures: Figures) -> list[ErrorRow]:
-    """Return other events that an operator may want to know of, such as retries."""
+    """Return other events that may interest an operator, such as retries."""
     return _rows(_EVENTS, figures, {})
 
 

@@ -1,4 +1,4 @@
-"""Pages that describe a blob, a reference, or a task, and the removal of a blob."""
+"""Pages that describe a blob, a reference, or a task, and that remove a blob."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from offload.stores.protocols import Store
 from offload.text import human_duration, human_size
 
 _MAX_ASKED = 300  # characters of a digest or task id
-_NAMED = 1000  # holders of a blob that are fetched, if there are no more
+_NAMED = 1000  # a blob with more holders than this shows only their number
 _SHOWN = 100  # holders and chunks that are shown
 _MAX_TEXT = 500  # characters of a fact
 _MAX_ITEMS = 50  # items of a list in a fact
@@ -38,7 +38,7 @@ _Facts = list[tuple[str, str]]
 
 
 async def _look_up(request: Request) -> Response:
-    """Redirect to the answer. Only forms contain references: see `Stored.remember`."""
+    """Redirect to the page that shows the result; see `Stored.remember` for references."""
     form = await read_form(request)
     what = form.get("what", "").strip()
     if is_ref(what):
@@ -55,7 +55,7 @@ def _lookup(request: Request) -> Response:
     stored = state_of(request).stored
     if is_ref(what):
         return _lookup_page(
-            request, "", {}, "Use the form to look up a reference: addresses must not contain any."
+            request, "", {}, "Use the form to look up a reference; an address must not contain one."
         )
     ref = stored.remembered(name) if name else None
     if name and ref is None:
@@ -71,7 +71,7 @@ def _lookup(request: Request) -> Response:
                 root = root_of(request.scope)
                 return RedirectResponse(f"{root}/blobs/{find_digest(stored.store, prefix)}", 303)
             except BlobMissing:
-                pass  # task ids can be hexadecimal digits, too
+                pass  # a task id may also consist of hexadecimal digits
         return _lookup_page(request, what, stored.described(what if ref is None else ref))
     except StoreUnavailable:
         raise
@@ -82,7 +82,7 @@ def _lookup(request: Request) -> Response:
 def _lookup_page(
     request: Request, what: str, described: Mapping[str, Any], error: str = ""
 ) -> Response:
-    """Show a description; a task's result has its own section."""
+    """Show a description, with a section of its own for a task's result."""
     result = described.get("result")
     value = result if isinstance(result, Mapping) else described
     preview = value.get("preview")
@@ -104,7 +104,7 @@ def _lookup_page(
 
 
 def _plain(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts without a section of their own."""
+    """Return the facts that have no section of their own."""
     left = {**described}
     for name in ("what", "preview", "chunks", "holders"):
         left.pop(name, None)
@@ -118,8 +118,8 @@ class _Holders:
     """The holders of a blob.
 
     Attributes:
-        count: None if the store doesn't track holds.
-        named: some of them with the time left, longest first; empty if there are too many.
+        count: their number; None if the store doesn't track holds.
+        named: holders and time left, longest first; empty if there are too many to list.
     """
 
     count: int | None
@@ -173,7 +173,7 @@ def _name(described: Mapping[str, Any]) -> str:
 
 
 def _lead(described: Mapping[str, Any], holders: _Holders, ttl: float) -> str:
-    """Say in a sentence what a blob is, who holds it, and until when."""
+    """Describe in a sentence what a blob is, who holds it, and until when."""
     root = described.get("kind") == "root"
     what = "A value" if root else "A piece of values"
     if holders.named:
@@ -271,9 +271,10 @@ class _Preview:
     """A preview.
 
     Attributes:
-        facts: about the value.
-        text: its first characters, incomplete if *cut*; None if not shown.
-        why: why it isn't shown.
+        facts: labels and texts about the value.
+        text: the value's first characters; None if not shown.
+        cut: whether *text* is incomplete.
+        why: why *text* isn't shown.
     """
 
     facts: _Facts
@@ -283,7 +284,7 @@ class _Preview:
 
 
 def _facts_of(described: Mapping[str, Any]) -> _Facts:
-    """Return facts with readable names, without unknown ones."""
+    """Return the known facts, with readable names."""
     return [
         (_LABELS.get(name, name.replace("_", " ").capitalize()), _format(name, value))
         for name, value in described.items()

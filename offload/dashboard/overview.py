@@ -1,4 +1,4 @@
-"""The overview page: health, savings, what is happening now, and trends."""
+"""The overview page: health, savings, current activity, and trends."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def _overview(request: Request) -> Response:
 
 
 def time_range_of(request: Request, default: str = "") -> TimeRange:
-    """Return the requested time range; by default the shortest that has data."""
+    """Return the requested time range, or the one named *default* if none was requested.
+
+    If that isn't a name of one, return the shortest time range that has data.
+    """
     asked = TIME_RANGES.get(request.query_params.get("since", "") or default)
     return asked or state_of(request).statistics.shortest()
 
@@ -101,7 +104,7 @@ def _times(figures: Figures, step: str) -> str:
 
 
 def _bounded(seconds: float | None) -> float:
-    """Limit a time to what can be drawn: the last bucket has no upper bound."""
+    """Make a time finite so that it can be drawn: the last bucket has no upper bound."""
     return min(seconds or 0.0, 60.0)
 
 

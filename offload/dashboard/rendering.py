@@ -1,4 +1,4 @@
-"""Render pages from templates, which escape everything, with their tables and charts."""
+"""Render pages, tables, and charts from templates, which escape all text."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from offload.text import (
 
 T = TypeVar("T")
 
-_ROWS = 100  # of a table on a page
-_FILTERS = ("q", "type", "larger", "held", "by")  # parameters of the pages' filters
+_ROWS = 100  # rows of a table on one page
+_FILTERS = ("q", "type", "larger", "held", "by")  # query parameters that filter rows
 _TIMED = ("/", "/tasks", "/catalog", "/estimate")  # pages with a time range
 _NAVIGATION = {
     "/": "Overview",
@@ -46,7 +46,7 @@ _NAVIGATION = {
     "/workers": "Workers",
     "/estimate": "Estimate",
 }
-"""Labels of pages in the navigation, by path."""
+"""Navigation labels by page path."""
 _TABS = {
     "/task": "/tasks",
     "/blobs": "/values",
@@ -55,11 +55,16 @@ _TABS = {
     "/class": "/classes",
     "/worker": "/workers",
 }
-"""The tab of pages about one thing, by the start of their path."""
+"""Navigation entry to highlight on detail pages, by path prefix."""
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
-    """Render a page. *context* contains at least ``title``."""
+    """Return a page with the HTTP status *status*.
+
+    Args:
+        template: the file name of the template.
+        context: its variables; ``title`` is required.
+    """
     page = _TEMPLATES.get_template(template).render(
         root=root_of(request.scope),
         path=path_of(request.scope),
@@ -72,33 +77,33 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         form_token=token_of(request),
         **context,
     )
-    # Texts of others may contain lone surrogates, which UTF-8 can't encode.
+    # Text from a store may contain lone surrogates, which UTF-8 can't encode.
     response = HTMLResponse(page.encode("utf-8", "replace"), status)
     sign(request, response)
     return response
 
 
 def _navigation(request: Request) -> dict[str, str]:
-    """Return the labels of pages by their addresses, which keep the time range."""
+    """Return navigation labels by address; addresses keep the selected time range."""
     since = request.query_params.get("since", "")
     kept = f"?since={since}" if since in TIME_RANGES else ""
     return {path + (kept if path in _TIMED else ""): name for path, name in _NAVIGATION.items()}
 
 
 def _tab(path: str) -> str:
-    """Return the path of the page in the navigation that *path* belongs to."""
+    """Return the path of the navigation entry to highlight for *path*."""
     if path in _NAVIGATION:
         return path
     return next((tab for start, tab in _TABS.items() if path.startswith(start)), "")
 
 
 def moment(at: float | None) -> Markup | str:
-    """Return a time that browsers show in their own time zone; "-" for None."""
+    """Return a time (seconds since 1970) that the browser shows in its time zone; "-" for None."""
     if at is None:
         return UNKNOWN
     try:
         utc = datetime.fromtimestamp(at, timezone.utc)
-    except (OverflowError, OSError, ValueError):  # it came from a store
+    except (OverflowError, OSError, ValueError):  # times from a store can be anything
         return "?"
     return Markup('<time datetime="{}">{}</time>').format(
         utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -106,29 +111,29 @@ def moment(at: float | None) -> Markup | str:
 
 
 def ago(at: float | None, now: float) -> str:
-    """Say how long ago a time is: ``12 s ago``."""
+    """Format how long ago a time was, such as ``12 s ago``; both in seconds since 1970."""
     return UNKNOWN if at is None else f"{human_duration(max(now - at, 0.0))} ago"
 
 
 def _rate(number: float) -> str:
-    """Format a rate: ``0``, ``0.4``, ``12``."""
+    """Format a rate, such as ``0``, ``0.4``, or ``12``."""
     return f"{number:,.0f}" if number >= 10 or number == 0 else f"{number:.1f}"
 
 
 def _share(part: float | None) -> str:
-    """Format a share to a tenth of a percent; what isn't everything is less than 100%."""
+    """Format a share to a tenth of a percent, rounding down to 99.9% anything below 100%."""
     if part is None:
         return UNKNOWN
     return "100%" if part == 1 else f"{min(part, 0.999):.1%}"
 
 
 def _is_filtered(query: Mapping[str, str]) -> bool:
-    """Return whether an address has a filter that may explain why there are no rows."""
+    """Return whether a filter is set, which may explain why there are no rows."""
     return any(query.get(name) for name in _FILTERS)
 
 
 def _link(query: Mapping[str, str], **changed: object) -> str:
-    """Return the page's address with changed parameters; None removes one."""
+    """Return the page's address with some query parameters changed; None removes one."""
     given = {**query, **changed}
     return "?" + urlencode({name: value for name, value in given.items() if value is not None})
 
@@ -169,13 +174,13 @@ class Chart:
     """Lines over time, which the browser draws, or bars in a table.
 
     Attributes:
-        name: on its page.
+        name: identifies the chart on its page.
         title: its caption.
         x: labels of bars, or times of lines (seconds since 1970).
         series: numbers by label.
-        unit: ``bytes``, ``seconds`` or "" (numbers).
+        unit: ``bytes``, ``seconds``, or "" for plain numbers.
         kind: ``lines`` or ``bars``.
-        heading: of the labels of bars.
+        heading: column heading for the labels of bars.
     """
 
     name: str
@@ -193,11 +198,11 @@ class Chart:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The data that the browser draws."""
+        """Data for the browser to draw."""
         return {"x": list(self.x), "y": list(map(list, self.series.values())), "unit": self.unit}
 
     def share(self, number: float) -> str:
-        """Return the length of a bar, in percent of the longest."""
+        """Return the length of a bar as a percentage of the longest."""
         longest = max((max(numbers, default=0) for numbers in self.series.values()), default=0)
         return f"{100 * max(number, 0) / longest:.2f}" if longest > 0 else "0"
 
@@ -218,13 +223,13 @@ class Column(Generic[T]):
     """A column of a table.
 
     Attributes:
-        name: in addresses.
-        label: for people.
+        name: identifies it in addresses.
+        label: its heading.
         show: returns the text of a row's cell.
         key: returns a row's sort key; None if the column can't be sorted by.
-        wide: whether it is text, which is aligned left.
-        hint: explains the label.
-        link: returns the path that a row's cell links to, below the dashboard's root.
+        wide: whether it contains text, aligned left, rather than numbers.
+        hint: a tooltip that explains the label.
+        link: returns the path, below the dashboard's root, that a row's cell links to.
     """
 
     name: str
@@ -255,17 +260,17 @@ class Column(Generic[T]):
 
 @dataclass(frozen=True)
 class Table(Generic[T]):
-    """A page of rows.
+    """One page of a table.
 
     Attributes:
         name: prefix of its parameters if a page has several tables; "" for the only one.
         caption: its title.
-        columns: the first identifies the row for people.
-        rows: those of this page.
-        identify: returns the key by which a row is recognized when the page refreshes.
-        sort, descending: the column and direction of sorting.
-        total: rows on all pages.
-        page, pages: from 1.
+        columns: the first one identifies the row to people.
+        rows: the rows of this page.
+        identify: returns a key that stays the same when the page refreshes.
+        sort, descending: the column to sort by, and the direction.
+        total: number of rows on all pages.
+        page, pages: the page's number, from 1, and the number of pages.
         empty: says why there are no rows, and how to get some.
     """
 
@@ -298,7 +303,8 @@ class Table(Generic[T]):
         """Return the page of *rows* that *query* requests (``sort``, ``desc``, ``page``).
 
         Args:
-            sort, descending: the defaults.
+            sort, descending: used if *query* has no valid ones.
+            name: see `Table`.
         """
         keys = {column.name: column.key for column in columns if column.key is not None}
         asked = query.get(f"{name}sort", "")

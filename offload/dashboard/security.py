@@ -1,4 +1,4 @@
-"""Protection of the dashboard: headers, accepted host names, and forms that can't be forged."""
+"""Security headers, host name checks, and protection of forms against forgery (CSRF)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from offload.dashboard.state import state_of
 HEALTH = "/healthz"
 """The path of the health check, which needs no authentication."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-"""Names of this machine in browsers."""
+"""Host names by which a browser on this machine reaches it."""
 
 _HEADERS = {
-    # No inline scripts or styles and no other origins: text from a store couldn't run even if it
-    # weren't escaped.
+    # Forbid inline scripts, inline styles, and other origins: then text from a store can't run even
+    # if a template fails to escape it.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
@@ -34,11 +34,11 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-_MAX_QUERY = 8 << 10  # bytes of a query string: pages repeat it in each of their links
+_MAX_QUERY = 8 << 10  # bytes of a query string, which a page repeats in each of its links
 _MAX_FORM = 64 << 10  # bytes of a form
 _COOKIE = "offload_form"
 FIELD = "form"
-"""The field of forms that has the token."""
+"""Name of the form field that contains the token."""
 
 
 def root_of(scope: Scope) -> str:
@@ -47,16 +47,16 @@ def root_of(scope: Scope) -> str:
 
 
 def path_of(scope: Scope) -> str:
-    """Return the routed path below the root.
+    """Return the path of a request below the dashboard's root.
 
-    Starlette's ``request.url`` contains the Host header, which the client chooses: in some
-    versions, ``Host: x/healthz?`` changed the path of every page.
+    Starlette's ``request.url`` isn't safe for this. It contains the Host header, which the client
+    chooses: in some versions, ``Host: x/healthz?`` changes the path of every page.
     """
     return str(scope["path"]).removeprefix(root_of(scope)) or "/"
 
 
 class Headers:
-    """Adds security headers to every response, and keeps pages out of browser caches."""
+    """Middleware that adds security headers and keeps pages out of browser caches."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -79,7 +79,7 @@ class Headers:
 
 
 class Hosts:
-    """Refuses requests whose Host isn't in *names*, unless that contains ``"*"``."""
+    """Middleware that refuses hosts not in *names*, unless *names* contains ``"*"``."""
 
     def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
         self._app = app
@@ -97,12 +97,12 @@ class Hosts:
 
 
 def token_of(request: Request) -> str:
-    """Return the token for forms on a page; `sign` sets the matching cookie."""
+    """Return the CSRF token for forms on a page; `sign` sets the matching cookie."""
     return _token(request, _session(request))
 
 
 def sign(request: Request, response: Response) -> None:
-    """Set the cookie without which forms are refused, unless the browser has it."""
+    """Set the session cookie that forms require, unless the browser already has it."""
     if not request.cookies.get(_COOKIE):
         response.set_cookie(
             _COOKIE,
@@ -134,7 +134,7 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def _check_origin(request: Request) -> None:
-    """Refuse forms of other origins, which includes other ports of this machine.
+    """Refuse forms from other origins, including other ports of this machine.
 
     https://developer.mozilla.org/docs/Web/HTTP/Headers/Sec-Fetch-Site
     """

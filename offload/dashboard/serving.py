@@ -1,4 +1,4 @@
-"""Serve the dashboard on its own, with uvicorn."""
+"""Serve the dashboard with uvicorn, as a process of its own."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from offload.errors import ConfigurationError
 from offload.metrics.connections import BACKLOG, PATIENCE, most_connections
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_LONGEST = 120.0  # seconds from the head of a request to the end of its connection
+_LONGEST = 120.0  # seconds from the start of a request to the end of its connection
 _PATIENCE = 5  # seconds that running requests have to finish at shutdown
 
 
 def serve(
     app: ASGIApp, host: str, port: int, *, prefix: str = "", started: Callable[[str], None]
 ) -> None:
-    """Serve *app* until the process is asked to stop.
+    """Serve *app* until the process receives SIGINT or SIGTERM.
 
     Args:
-        port: 0 for any free one.
-        prefix: the path prefix of all its addresses, such as ``/offload``.
-        started: called with its address once it accepts connections.
+        port: the port to listen on; 0 picks a free one.
+        prefix: path prefix of all addresses, such as ``/offload``.
+        started: called with the dashboard's URL once it accepts connections.
 
-    Raises ConfigurationError if it can't listen there.
+    Raises ConfigurationError if it can't listen on *host* and *port*.
     """
     prefix = f"/{prefix.strip('/')}".rstrip("/")
     if prefix:
@@ -59,7 +59,7 @@ def serve(
 
 
 class _Closing:
-    """Closes the connection after every response: one request per connection."""
+    """Middleware that closes the connection after every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -74,10 +74,10 @@ class _Closing:
 
 
 def _bounded(most: int) -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol, limited to *most* connections.
+    """Return uvicorn's protocol class, limited to *most* connections.
 
-    A connection without a request is dropped after `PATIENCE` seconds, or earlier to admit the
-    next client. uvicorn alone waits forever for the head of a request.
+    A connection that sends no request is dropped after `PATIENCE` seconds, or earlier to admit the
+    next client; uvicorn itself would wait forever.
     """
     silent: dict[Bounded, None] = {}  # oldest first
     connected: set[Bounded] = set()

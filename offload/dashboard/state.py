@@ -1,4 +1,4 @@
-"""State that all pages of one dashboard share, read from the store at most every few seconds."""
+"""State that all pages of a dashboard share, refreshed at most every few seconds."""
 
 from __future__ import annotations
 
@@ -24,21 +24,25 @@ from offload.inspect.config_drift import config_drift
 from offload.inspect.workers import Worker, Workers, ask_workers, this_process
 from offload.metrics.report import Usage
 
-_STORES = 10.0  # seconds between two checks of the stores
-_WORKERS = 15.0  # of the workers
-_WAITING = 60.0  # of messages about to lose their values
-_CLASSES = 10.0  # seconds between two reads of all classes: Redis scans all its keys
-_OBJECTS = 10.0  # of the catalog
-_BUCKETS = 4  # whose records are kept
+# Seconds between two reads:
+_STORES = 10.0
+_WORKERS = 15.0
+_WAITING = 60.0  # of queues, for messages that wait longer than their values are kept
+_CLASSES = 10.0  # Redis scans all its keys
+_OBJECTS = 10.0
+
+_BUCKETS = 4  # buckets whose records are cached
 _MAX_DIFF = 200_000  # characters
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The replies of workers, and how they differ.
+    """Workers' replies and configuration drift.
 
     Attributes:
-        own: this process.
+        asked: the workers that replied, and those that didn't.
+        findings: drift between them and this process.
+        own: this process, described as a worker.
     """
 
     asked: Workers
@@ -47,7 +51,7 @@ class Compared:
 
 
 class ClusterStatus:
-    """The stores and workers of an app. Nothing is requested before a page is."""
+    """The stores and workers of an app, checked only while pages are requested."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -71,11 +75,11 @@ class ClusterStatus:
 
 
 class Classes:
-    """The classes of an app's registry. Nothing is read before a page is requested.
+    """The classes of an app's registry, read only while pages are requested.
 
     Attributes:
-        registry: the app's.
-        all: classes in the store or registered here.
+        registry: the app's class registry.
+        all: classes in the store or registered in this process.
     """
 
     def __init__(self, registry: ClassRegistry) -> None:
@@ -85,14 +89,14 @@ class Classes:
         self._diffs: TTLCache[str] = TTLCache(self._diff, _CLASSES)
 
     def history(self, name: str) -> History:
-        """Return the versions of the class with exactly this name; none if there is no such class.
+        """Return the versions of the class named *name*; empty if there is no such class.
 
         Raises StoreUnavailable.
         """
         return self._histories.get(name)
 
     def diff(self, name: str, a: str, b: str) -> str:
-        """Return the diff of the sources of versions *a* and *b*, or why there is none.
+        """Return the source diff of versions *a* and *b* (hashes), or a text saying why it's empty.
 
         Raises StoreUnavailable.
         """
@@ -113,12 +117,12 @@ class Classes:
         except (CodeError, ValueError) as exc:
             return str(exc)
         if not text:
-            return "The sources are the same; values, defaults, or the Python version differ."
+            return "The sources are identical; values, defaults, or the Python version differ."
         return text if len(text) <= _MAX_DIFF else f"{text[:_MAX_DIFF]}\n… cut"
 
 
 class Objects:
-    """The catalog of an app. Nothing is read before a page is requested."""
+    """The catalog of an app, read only while pages are requested."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -134,7 +138,7 @@ class Objects:
         return self._buckets.get()
 
     def records(self, bucket: str) -> list[Record]:
-        """Return the records of a bucket, by name and version. Raises StoreUnavailable."""
+        """Return the records of a bucket, sorted by name and version. Raises StoreUnavailable."""
         return self._records.get(bucket)
 
     def usage(self, bucket: str, name: str) -> Usage:
@@ -142,7 +146,7 @@ class Objects:
         return self._usage.get().get((bucket, name), Usage())
 
     def versions(self, bucket: str, name: str) -> list[VersionState]:
-        """Return the versions of an object, the lowest first; [] if there is no such object.
+        """Return the versions of an object, lowest first; empty if there is no such object.
 
         Raises StoreUnavailable.
         """
@@ -154,23 +158,23 @@ class Objects:
     def _inspect(self, bucket: str, name: str) -> list[VersionState]:
         try:
             records = self._runtime.catalog.bucket(bucket).info(name)
-        except (ObjectNotFound, ValueError):  # or it can't be the name of one
+        except (ObjectNotFound, ValueError):  # ValueError: not a valid name
             return []
         return versions_of(self._runtime.content, records)
 
 
 class DashboardState:
-    """An app's runtime, and what was read from its store recently.
+    """An app's runtime, with cached data about its stores and workers.
 
     Attributes:
-        runtime: the app's.
-        allow_delete: whether blobs may be removed.
+        runtime: the app's runtime.
+        allow_delete: whether users may remove blobs.
         statistics: the counters.
-        stored: the blobs.
+        stored: blobs and values.
         cluster: stores and workers.
         classes: shipped classes.
         catalog: named objects.
-        secret: signs the forms of this dashboard.
+        secret: signs the CSRF tokens of forms.
     """
 
     def __init__(self, runtime: Runtime, *, allow_delete: bool) -> None:

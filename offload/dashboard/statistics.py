@@ -1,4 +1,4 @@
-"""Counters for the pages: sums over a time range, and their course over time."""
+"""Counters for pages: totals over a time range, and timelines."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from offload.metrics.storage import sums_of
 from offload.stores.sums import SPANS, Span
 
 OUTSIDE = "(outside tasks)"
-"""Label of values that no task sent or read, such as those of `Offload.put`."""
+"""Label for values that no task sent or read, such as those of `Offload.put`."""
 
-_LEAST = 5  # steps of a timeline
+_LEAST = 5  # minimum number of steps of a timeline
 _RATE = 5  # minutes over which rates are averaged
-_SECONDS = 2.0  # how long read counters are shown before they are read again
+_SECONDS = 2.0  # seconds to reuse counters before reading them again
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """A time range up to now, which a page can show.
+    """A time range ending now.
 
     Attributes:
-        name: its name in URLs.
+        name: identifies it in URLs.
         label: its name on pages.
         seconds: its length; None for all time.
-        span: the steps of its charts.
+        span: resolution of its charts.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TimeRange:
 
     @property
     def phrase(self) -> str:
-        """When it is, within a sentence: ``in the last 3 hours``."""
+        """Text for use within a sentence, such as ``in the last 3 hours``."""
         if self.seconds is None:
             return "since counting began"
         return f"in the last {self.label.removeprefix('1 ')}"
@@ -57,17 +57,17 @@ TIME_RANGES = {
         TimeRange("all", "all time", None, "day"),
     )
 }
-"""All time ranges by name, the shortest first."""
+"""All time ranges by name, shortest first."""
 DEFAULT = TIME_RANGES["1h"]
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Figures of consecutive minutes, hours, or days, without gaps.
+    """Counters of consecutive minutes, hours, or days, without gaps.
 
     Attributes:
         seconds: length of a step.
-        figures: by the start of each step, in seconds since 1970.
+        figures: counters by the start of each step, in seconds since 1970.
     """
 
     seconds: int
@@ -77,11 +77,11 @@ class Timeline:
     def filled(
         cls, seconds: int, found: Mapping[int, Figures], start: float | None, now: float
     ) -> Timeline:
-        """Return *found* from *start* until *now*, with zeros for steps without counts.
+        """Return a timeline of *found* from *start* to *now*, with zeros for missing steps.
 
-        Without *start*, it begins with the first counts. It has at least `_LEAST` steps, so that
-        a single one has a width. The current minute isn't over, so its figures would look like a
-        drop. It is omitted unless it is the only one with counts.
+        If *start* is None, the timeline starts with the first counts. It has at least `_LEAST`
+        steps so that a chart has some width. It omits the current minute, whose partial counts
+        would look like a drop, unless that is the only one with counts.
         """
         kept = sorted(at for at in found if start is None or at + seconds > start)
         if not kept:
@@ -99,13 +99,13 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Rates:
-    """Current rates: means over the last minutes.
+    """Average rates of the last few minutes.
 
     Attributes:
-        minutes: how many complete ones they are.
-        figures: the sums over them.
-        latest: the start of the last minute with counts, in seconds since 1970; None if there
-            was none in the last hours.
+        minutes: number of complete minutes averaged.
+        figures: totals over these minutes.
+        latest: start of the last minute with counts, in seconds since 1970; None if nothing was
+            counted in the last hours.
     """
 
     minutes: int
@@ -113,16 +113,16 @@ class Rates:
     latest: int | None
 
     def per_minute(self, *names: str) -> float:
-        """Return the mean of the sum of these counters per minute."""
+        """Return the sum of these counters per minute, on average."""
         return sum(self.figures[name] for name in names) / self.minutes
 
     def per_second(self, name: str) -> float:
-        """Return the mean of a counter per second."""
+        """Return a counter per second, on average."""
         return self.figures[name] / (self.minutes * SPANS["minute"])
 
 
 class Statistics:
-    """Reads the store's counters, at most every `_SECONDS`."""
+    """Reads the store's counters, at most once every `_SECONDS`."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -131,19 +131,22 @@ class Statistics:
         self._errors: TTLCache[Sequence[Noted]] = TTLCache(self._read_errors, _SECONDS)
 
     def report(self, time_range: TimeRange, *, tasks: bool = False) -> Report:
-        """Return the sums of the counters; with *tasks*, also by task.
+        """Return the totals of the counters; with *tasks*, also by task.
 
-        Raises ConfigurationError for a store without statistics, StoreUnavailable.
+        Raises ConfigurationError if the store keeps no statistics, and StoreUnavailable.
         """
         return self._reports.get(time_range, tasks)
 
     def timeline(self, time_range: TimeRange, start: float | None) -> Timeline:
-        """Return the counters of each step since *start*; raises as `report` does."""
+        """Return the counters of each step since *start*, in seconds since 1970.
+
+        Raises the same errors as `report`.
+        """
         found = self._lines.get(time_range.span)
         return Timeline.filled(SPANS[time_range.span], found, start, time.time())
 
     def rates(self) -> Rates:
-        """Return the rates of the last complete minutes; raises as `report` does."""
+        """Return the rates of the last complete minutes. Raises the same errors as `report`."""
         found = self._lines.get("minute")
         current = int(time.time()) // SPANS["minute"] * SPANS["minute"]
         first = current - _RATE * SPANS["minute"]
@@ -151,9 +154,9 @@ class Statistics:
         return Rates(_RATE, Figures.sum(recent), max(found, default=None))
 
     def shortest(self) -> TimeRange:
-        """Return the shortest time range in which anything was counted; the first if nothing was.
+        """Return the shortest time range with counts, or the shortest of all if there are none.
 
-        Raises as `report` does.
+        Raises the same errors as `report`.
         """
         now = time.time()
         for time_range in TIME_RANGES.values():

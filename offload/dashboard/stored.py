@@ -1,4 +1,4 @@
-"""Read the blobs of a store for pages."""
+"""Blobs and values of a store, read and cached for pages."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from offload.stores.protocols import Store
 
 _FIRST = 0.15  # seconds that a page waits for the first snapshot
 _SHARED_EVERY = 300.0
-_CONTENT = 60.0  # seconds for which the content of a blob is cached; it never changes
-_KINDS = 30.0  # seconds for which the types of a page's blobs are cached
-_DESCRIBED = 30.0  # seconds for which a lookup is cached
-_MOST_NAMED = 100  # holders of a value that are read
+_CONTENT = 60.0  # seconds to cache the description of a blob, which never changes
+_KINDS = 30.0  # seconds to cache the types of a page's blobs
+_DESCRIBED = 30.0  # seconds to cache a lookup
+_MOST_NAMED = 100  # maximum number of a value's holders that are read
 _NAMES = 8  # holders whose blobs are cached
-_REFS = 100  # references that are remembered
-_AT_ONCE = 8  # concurrent lookups, of the 40 threads that serve requests
-_PATIENCE = 1.0  # seconds that a lookup waits for its turn
+_REFS = 100  # references to remember
+_AT_ONCE = 8  # concurrent lookups, using this many of the 40 threads that serve requests
+_PATIENCE = 1.0  # seconds that a lookup waits for a free slot
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Kind:
     """The probable type of a blob.
 
     Attributes:
-        text: for people.
-        part: whether it may be a chunk of values.
-        age: seconds since it was written or extended; None if unknown.
+        text: its name, shown to people.
+        part: whether it may be a chunk.
+        age: seconds since the blob was written or its expiry extended; None if unknown.
     """
 
     text: str
@@ -54,7 +54,7 @@ class Kind:
 
 
 class Stored:
-    """Scans blobs in the background while pages request them, and reads single ones."""
+    """Scans blobs in the background while pages request them, and describes single ones."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -78,15 +78,15 @@ class Stored:
         return self._runtime.store
 
     def blobs(self) -> Refreshed[Snapshot]:
-        """Return the newest snapshot; waits a moment for the first."""
+        """Return the newest snapshot, waiting a moment for the first."""
         return self._blobs.get(_FIRST)
 
     def values(self) -> Refreshed[ValueList]:
-        """Return the newest list of values; waits a moment for the first."""
+        """Return the newest list of values, waiting a moment for the first."""
         return self._values.get(_FIRST)
 
     def _list(self) -> ValueList:
-        """List the values, and remember the list: the next one reads new blobs only."""
+        """List the values; keep the list so that the next scan reads only new blobs."""
         listed = self._listed.get()
         found = list_values(
             self.store,
@@ -98,7 +98,7 @@ class Stored:
         return found
 
     def users(self, rows: Sequence[Row]) -> Mapping[Digest, str]:
-        """Say who holds each of some blobs; "" for nobody. Cached for some seconds.
+        """Describe the holders of each blob; "" if it has none. Cached for `_KINDS` seconds.
 
         Raises StoreUnavailable.
         """
@@ -114,20 +114,20 @@ class Stored:
         return found
 
     def shared(self) -> Refreshed[Sharing]:
-        """Return how many values contain each chunk. Counting reads some KiB of each blob."""
+        """Return how many values contain each chunk. Counting reads a few KiB of each blob."""
         return self._shared.get()
 
     def changed(self) -> None:
-        """Have the snapshot taken again, after blobs were removed."""
+        """Refresh the snapshot, because blobs were removed."""
         self._blobs.invalidate()
         self._values.invalidate()
 
     def held_by(self, snapshot: Snapshot, name: str) -> list[int]:
-        """Return the indexes of the blobs held by *name*; cached for each snapshot."""
+        """Return the indexes in *snapshot* of the blobs held by *name*; cached per snapshot."""
         return self._found.get().held_by(self.store, snapshot, name)
 
     def kinds(self, digests: Sequence[Digest]) -> list[Kind | None]:
-        """Return the probable types of blobs; None for those no longer stored.
+        """Return the probable type of each blob; None if it is no longer stored.
 
         Raises StoreUnavailable.
         """
@@ -149,11 +149,11 @@ class Stored:
         return self._contents.get(digest)
 
     def described(self, what: str) -> Mapping[str, Any]:
-        """Describe a reference or a task; raises what `describe` raises.
+        """Describe a reference or a task. Raises what `describe` raises, and StoreUnavailable.
 
-        An unfinished task is described again each time. Other descriptions are cached, because
-        they read the value. A result backend may hang for minutes: only a few threads wait for
-        it, and others raise StoreUnavailable soon.
+        Descriptions are cached because they read the value, except those of unfinished tasks. A
+        result backend may hang for minutes, so only `_AT_ONCE` threads wait for it; further
+        lookups raise StoreUnavailable after `_PATIENCE` seconds.
         """
         turns = self._turns.get()
         if not turns.acquire(timeout=_PATIENCE):
@@ -172,10 +172,10 @@ class Stored:
         return self._described.get(what)
 
     def remember(self, ref: str) -> str:
-        """Remember a reference for some time, and return a name for it.
+        """Remember a reference for a while, and return a name for it.
 
-        Whoever has the text of a reference may use it, so it must not appear in addresses, which
-        browsers and proxies keep.
+        Anyone with the text of a reference can use it, so it must not appear in addresses, which
+        browsers and proxies record.
         """
         name = digest_of([ref.encode("utf-8", "replace")])[3:35]
         while len(self._refs) >= _REFS:
@@ -198,12 +198,12 @@ class Stored:
             return {**described, "preview": describe_preview(content)}
         except StoreUnavailable:
             raise
-        except OffloadError as exc:  # a chunk is missing, but the manifest is known
+        except OffloadError as exc:  # a chunk may be missing although the manifest is readable
             return {**described, "broken": str(exc)}
 
 
 class _Found:
-    """A cache of blobs by holder, for one snapshot; a query takes seconds for 100,000 blobs."""
+    """Cache of blobs by holder for one snapshot: a query takes seconds for 100,000 blobs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

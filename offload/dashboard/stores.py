@@ -1,4 +1,4 @@
-"""The page of stores: availability, capacity, and traffic."""
+"""The stores page: availability, capacity, and traffic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATIENCE = 3.0  # seconds that the first request waits for data
 
 @dataclass(frozen=True)
 class _Server:
-    """A row: a tier, or one of its servers."""
+    """A table row: a tier, or one of its servers."""
 
     place: int
     tier: TierState
@@ -64,21 +64,21 @@ _STORES: list[Column[_Server]] = [
         "Round trip",
         lambda row: human_latency(row.tier.latency),
         lambda row: row.tier.latency or 0.0,
-        hint="median of a few",
+        hint="median of a few requests",
     ),
     Column(
         "begins",
         "Minimum size",
         lambda row: human_size(row.tier.min_size),
         lambda row: row.tier.min_size,
-        hint="serialized bytes from which values go to this store",
+        hint="serialized size at which values go to this store",
     ),
     Column(
         "used",
         "Used",
         _used,
         lambda row: row.capacity.used or 0,
-        hint="by everyone who uses the server",
+        hint="by all users of the server, not only offload",
     ),
     Column(
         "keys",
@@ -91,7 +91,7 @@ _STORES: list[Column[_Server]] = [
         "Evicted",
         _evicted,
         lambda row: row.capacity.evicted or 0,
-        hint="keys evicted because memory was full, and the policy",
+        hint="keys evicted because memory was full, with the eviction policy",
     ),
 ]
 
@@ -149,7 +149,7 @@ def _slowest(step: str) -> Callable[[_Traffic], float | None]:
     return lambda row: row.figures.quantile(step, 0.99)
 
 
-_SLOWEST = "the time within which 99 of 100 finish"
+_SLOWEST = "99th percentile"
 _TRAFFIC: list[Column[_Traffic]] = [
     Column("store", "Store", lambda row: row.url, lambda row: row.url, wide=True),
     Column.figure("uploaded", "Blobs written", _figure("blobs_uploaded"), human_number),
@@ -164,13 +164,13 @@ _TRAFFIC: list[Column[_Traffic]] = [
 
 
 def _traffic_table(request: Request, state: StoreState | None) -> Table[_Traffic] | None:
-    """Return the figures of each tier; None if the tier with the counters is unavailable."""
+    """Return the traffic of each tier; None if the counters are unavailable."""
     if state is None or state.tiers[0].error:
         return None
     dashboard = state_of(request)
     try:
         found = dashboard.statistics.report(TIME_RANGES["all"], tasks=True)
-    except OffloadError:  # it has none, or just became unavailable, which the next check shows
+    except OffloadError:  # no counters, or a store just failed, which the next check shows
         return None
     return Table.of(
         request.query_params,

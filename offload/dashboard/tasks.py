@@ -1,4 +1,4 @@
-"""Pages of tasks: the list, and one task with its arguments."""
+"""Task pages: the list, and one task with its arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from offload.text import (
     human_time_saved,
 )
 
-_DRAWN = 10  # tasks
+_DRAWN = 10  # tasks in the chart
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Row:
     """A task or an argument.
 
     Attributes:
-        latest: when its latest error happened, in seconds since 1970; None if unknown.
+        latest: time of its latest error, in seconds since 1970; None if unknown.
     """
 
     name: str
@@ -44,7 +44,7 @@ class _Row:
 
     @property
     def mean_size(self) -> float | None:
-        """Bytes of a value sent by reference; None before the first."""
+        """Mean bytes of values sent by reference; None if there were none."""
         count = self.figures["values_offloaded"]
         return self.figures["bytes_offloaded"] / count if count else None
 
@@ -79,7 +79,7 @@ _FIGURES: list[Column[_Row]] = [
         "Values",
         _counted("values_seen"),
         human_number,
-        "inspected, because they could be large",
+        "values that were inspected because they might be large",
     ),
     Column.figure("references", "By reference", _counted("values_offloaded"), human_number),
     Column.figure(
@@ -93,14 +93,14 @@ _FIGURES: list[Column[_Row]] = [
         "bytes sent by reference per byte uploaded",
     ),
     Column.figure(
-        "fetched", "Fetched", _fetched, human_number, "values, including those from the node cache"
+        "fetched", "Fetched", _fetched, human_number, "values read, also from the node cache"
     ),
     Column(
         "hits",
         "Cache hits",
         _hits,
         lambda row: row.figures.hit_ratio or 0.0,
-        hint="share of the large values read that came from the node cache",
+        hint="share of large values read from the node cache",
     ),
 ]
 _LATEST: Column[_Row] = Column(
@@ -116,21 +116,21 @@ _MEMO: list[Column[_Row]] = [
         "Computed once",
         _counted("memo_hits"),
         human_number,
-        "calls that returned an earlier result",
+        "calls that returned a remembered result",
     ),
     Column.figure(
         "memo",
         "Memo hits",
         lambda row: row.figures.memo_hit_ratio,
         human_percent,
-        "share of the calls for which an earlier result was looked up",
+        "share of lookups that found a remembered result",
     ),
     Column.figure(
         "time",
         "Time saved",
         lambda row: row.figures.memo_seconds_saved,
         human_time_saved,
-        "how long the saved computations took when they ran",
+        "time that the remembered computations took originally",
     ),
 ]
 
@@ -213,7 +213,7 @@ def _chart(rows: list[_Row]) -> Chart:
 
 
 def _sizes(figures: Figures) -> Chart:
-    """Return a chart of the values of a task by size."""
+    """Return a chart of a task's values by size."""
     bounds = [0, *SIZES]
     counts = {each: [figures[name] for name in size_names(each)] for each in bounds}
     used = [each for each, (values, *_) in counts.items() if values]

@@ -1,4 +1,4 @@
-"""The page of all values."""
+"""The values page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from offload.errors import OffloadError
 from offload.inspect.value_list import SORTS, Value, ValueList, ValueQuery
 from offload.text import UNKNOWN, human_duration, human_size, parse_size, short_digest
 
-_PAGE = 50  # values: the holders of each are read
-_LONGEST = 300  # characters of a filter
-_TYPES = 8  # bars
+_PAGE = 50  # values per page; the page reads the holders of each
+_LONGEST = 300  # characters of a filter that are used
+_TYPES = 8  # bars in the chart of types
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class _Line:
     """A row of the table.
 
     Attributes:
-        used: who holds it; "" if nobody does.
-        left: seconds until it expires, unless that changed since the snapshot.
+        used: describes its holders; "" if it has none.
+        left: seconds until it expires, as of the snapshot.
     """
 
     value: Value
@@ -62,7 +62,7 @@ def _values(request: Request) -> Response:
 
 
 def _asked(params: QueryParams, stored: Stored, found: ValueList) -> tuple[ValueQuery, list[str]]:
-    """Return the query in an address, and notes about filters that can't be applied."""
+    """Return the query from the address, and notes about filters that can't be applied."""
     notes: list[str] = []
     larger = params.get("larger", "").strip()
     size = parse_size(larger) if larger else None
@@ -142,7 +142,7 @@ _COLUMNS: list[Column[_Line]] = [
         lambda each: each.value.type or "?",
         lambda each: each.value.type,
         wide=True,
-        hint="its type, guessed from its first bytes",
+        hint="type, guessed from the first bytes",
         link=lambda each: f"/blobs/{each.value.row.digest}",
     ),
     Column(
@@ -165,7 +165,7 @@ _COLUMNS: list[Column[_Line]] = [
         "Expires",
         lambda each: _end(each.left),
         lambda each: each.left,
-        hint="when it expires, unless its holds are renewed or new ones are added",
+        hint="when it expires if no hold is renewed or added",
     ),
     Column("digest", "Digest", lambda each: short_digest(each.value.row.digest), wide=True),
 ]

@@ -1,4 +1,4 @@
-"""Pages of workers: what each fetched, its cache, and the settings that differ."""
+"""Worker pages: traffic, node cache, and configuration drift of each worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from offload.metrics.report import Figures
 from offload.text import UNKNOWN, human_number, human_percent, human_size
 
 _PATIENCE = 3.0  # seconds that the first request waits for data
-_SHOWN = 3  # settings that a row names
+_SHOWN = 3  # settings named in a row
 _STATES = {"without": "missing", "silent": "no reply", "unreadable": "unreadable reply"}
 
 
@@ -31,8 +31,8 @@ class _Row:
     """A worker.
 
     Attributes:
-        figures: counted by all its processes in the last 24 hours.
-        differing: settings that differ from this process, with its value and ours.
+        figures: counters of all its processes in the last 24 hours.
+        differing: settings that differ from this process, as (worker's value, our value).
     """
 
     worker: Worker
@@ -45,7 +45,7 @@ class _Row:
 
     @property
     def asked(self) -> int:
-        """How many large values it read."""
+        """Number of large values that it read."""
         return self.figures["cache_hits"] + self.figures["cache_misses"]
 
     @property
@@ -56,7 +56,7 @@ class _Row:
 
     @property
     def cached(self) -> int:
-        """Bytes in the node cache of its machine."""
+        """Bytes in its machine's node cache."""
         return _whole(self.worker.cache.get("bytes"))
 
     @property
@@ -109,28 +109,28 @@ _COLUMNS: list[Column[_Row]] = [
         "Cache used",
         lambda row: row.cache,
         lambda row: row.cached,
-        hint="the node cache of its machine",
+        hint="used in its machine's node cache",
     ),
     Column(
         "hits",
         "Cache hits",
         lambda row: row.hits,
         lambda row: row.figures.hit_ratio or 0.0,
-        hint="share of the large values that it read",
+        hint="share of large values read from the node cache",
     ),
     Column.figure(
         "fetched",
         "Fetched",
         lambda row: row.figures["bytes_fetched"],
         human_size,
-        "from the store, by all its processes",
+        "bytes read from the store by all its processes",
     ),
     Column(
         "prefetched",
         "Prefetched",
         lambda row: row.prefetched,
         lambda row: row.figures["prefetch_done"],
-        hint="values, while their tasks were waiting",
+        hint="values fetched while their tasks were waiting",
     ),
     Column.figure("errors", "Errors", lambda row: sum(row.figures.errors.values()), human_number),
     Column(
@@ -139,7 +139,7 @@ _COLUMNS: list[Column[_Row]] = [
         lambda row: row.differences or ("nothing" if row.worker.reply else UNKNOWN),
         lambda row: len(row.differing),
         wide=True,
-        hint="settings that differ from this dashboard's process",
+        hint="settings that differ from the dashboard's process",
     ),
 ]
 
@@ -148,7 +148,7 @@ def _rows(state: DashboardState, compared: Compared | None) -> list[_Row]:
     if compared is None:
         return []
     counted: Mapping[str, Figures] = {}
-    with suppress(OffloadError):  # no counters, or it is unavailable, which the stores' page shows
+    with suppress(OffloadError):  # no counters, or the store is unavailable: see the stores page
         counted = state.statistics.report(TIME_RANGES["1d"], tasks=True).workers
     return [
         _Row(

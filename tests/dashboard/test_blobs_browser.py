@@ -127,7 +127,7 @@ def test_a_blob_is_removed_by_hand(filled, serve, look):
     )
     page.get_by_role("link", name="Remove this blob").click()
     page.wait_for_url("**/remove")
-    page.get_by_role("link", name="Keep it").click()
+    page.get_by_role("link", name="Cancel").click()
     page.get_by_role("link", name="Remove this blob").click()
     page.get_by_role("button", name="Remove").click()
     expect(page.get_by_role("status").filter(has_text="Removed")).to_contain_text(filled.loose)

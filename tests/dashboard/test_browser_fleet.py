@@ -44,7 +44,7 @@ def test_a_worker_appears_and_disappears(shop, broker, serve, look, tmp_path):
         link.focus()
         page.keyboard.press("Enter")
         page.wait_for_url("**worker?name=seen-**")
-        page.get_by_text("All that it reports").click()
+        page.get_by_text("Full report").click()
         expect(page.get_by_role("rowheader", name="threshold", exact=True)).to_be_visible()
     page.goto(address)
     expect(page.get_by_role("link", name="seen-")).to_have_count(0, timeout=60_000)

@@ -57,8 +57,8 @@ def test_usage_is_shown(shop, catalog):
     assert "UTC" in found[NAME][-1]
     assert found["unused"][-2:] == ["0", "-"]
     page = re.sub("(<[^>]*>)+", " ", client.get("/object", params={"name": NAME}).text)
-    assert "Loaded 2 times  0 from copies on the machine; in 90 days " in page
-    assert "Passed to tasks 1 time  1 reference, 0 late arguments; in 90 days " in page
+    assert "Loaded 2 times  0 from copies on the machine; last 90 days " in page
+    assert "Passed to tasks 1 time  1 reference, 0 late arguments; last 90 days " in page
 
 
 def test_versions_and_what_they_share(shop, catalog):
@@ -107,7 +107,7 @@ def test_other_names_have_no_page(shop, catalog):
     for query in ({}, {"name": NAME}, {"name": "../x"}, {"name": NAME, "bucket": "../x"}):
         page = client.get("/object", params=query)
         assert page.status_code == 200
-        assert "has no object of this name" in page.text
+        assert "has no object with this name" in page.text
     assert names(client.get("/catalog", params={"bucket": "../x"}).text) == []
 
 

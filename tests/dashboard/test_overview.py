@@ -114,7 +114,7 @@ def test_workers():
     assert card.facts[-1].remedy == "set it to the same on all"
     card = workers_of(replies(note="no worker replied within 1 s"))
     assert (card.level, card.summary) == ("info", "none replied")
-    assert workers_of(Refreshed()).summary == "asking…"
+    assert workers_of(Refreshed()).summary == "checking…"
     assert workers_of(Refreshed(error=ValueError("no"))).level == "warning"
 
 
@@ -141,7 +141,7 @@ def test_the_verdict():
     healthy = stores_of(state(tier()))
     assert verdict(healthy, [], "in the last hour") == ("ok", "Yes.")
     unasked = verdict([*healthy, workers_of(Refreshed())], [], "in the last hour")
-    assert unasked == ("info", "No problems found; workers: asking….")
+    assert unasked == ("info", "No problems found; workers: checking….")
     full = stores_of(state(tier(Capacity(used=95, limit=100, policy="noeviction"))))
     level, answer = verdict(full, [], "in the last hour")
     assert (level, answer) == ("warning", "Look at store: memory 95 B of 100 B (95%).")
@@ -193,7 +193,7 @@ def test_savings_have_denominators(shop):
     shown = plain(shop.client().get("/").text)
     assert "8 values by reference, 99.9% less to send" in shown
     assert "4 of 8 values were already in the store" in shown
-    assert "Cache hits 75% 3 of 4 large values read came from the node cache (5.0 MB)" in shown
+    assert "Cache hits 75% 3 of 4 large values came from the node cache (5.0 MB)" in shown
 
 
 # -- what happens now, and when?
@@ -242,7 +242,7 @@ def test_the_default_range_is_the_shortest_with_data(shop, span, ago, label):
 def test_nothing_was_counted(shop):
     """Without counts, the page says what to do."""
     page = plain(shop.client().get("/").text)
-    assert "Nothing was counted yet. Call a task with an argument of at least" in page
+    assert "Nothing has been counted yet. Call a task with an argument of at least" in page
     assert "nothing was counted in the last 3 hours" in page
 
 

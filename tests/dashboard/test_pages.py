@@ -105,8 +105,8 @@ def test_what_memo_saves(shop, monkeypatch):
     client = shop.client()
     page = re.sub("(<[^>]*>)+", " ", client.get("/", params={"since": "1h"}).text)
     assert (
-        "Computed once 4 saved  50% of 8 calls returned an earlier result, saving 5.0 s; "
-        "waits for an equal call: 1 " in page
+        "Computed once 4 saved  50% of 8 calls returned a remembered result, saving 5.0 s; "
+        "waited for an equal call: 1 " in page
     )
     lines = shop.command("stats", "--by", "task").splitlines()
     for name in ("memo.total", "memo.report", "memo.odd", "shop.count"):
@@ -116,8 +116,8 @@ def test_what_memo_saves(shop, monkeypatch):
     assert row[-3:] == ["0", "-", "0.0 ms"]
     page = re.sub("(<[^>]*>)+", " ", client.get("/task", params={"name": "memo.total"}).text)
     assert (
-        "Computed once 2 saved  40% of 5 calls returned an earlier result, saving 2.5 s; "
-        "waits for an equal call: 1 " in page
+        "Computed once 2 saved  40% of 5 calls returned a remembered result, saving 2.5 s; "
+        "waited for an equal call: 1 " in page
     )
     assert "Memo hits" not in page
     assert "Computed once" not in client.get("/task", params={"name": "shop.count"}).text
@@ -160,7 +160,7 @@ def test_a_task_has_its_arguments(shop):
     assert shown(page, "rows")["Values"] == "3"
     assert shown(page, "title")["Values"] == "3"
     assert "upload" in page
-    assert "Nothing was counted for this task" in shop.client().get("/task?name=unknown").text
+    assert "Nothing has been counted for this task" in shop.client().get("/task?name=unknown").text
 
 
 def test_hostile_names_are_shown_as_text(shop):

@@ -26,7 +26,7 @@ from tests.support.servers import redis_client, redis_server
 
 pytestmark = pytest.mark.server
 
-PENDING = ("Checking stores…", "Asking workers…")
+PENDING = ("Checking stores…", "Waiting for workers to reply…")
 
 
 def client_of(app):
@@ -254,7 +254,7 @@ def test_workers_answers_are_shown_as_text(monkeypatch):
     ):
         assert "<script>alert" not in page
         assert "&lt;script&gt;alert(1)" in page
-    assert "No worker of this name replied" in client.get("/worker?name=nobody").text
+    assert "No worker with this name replied" in client.get("/worker?name=nobody").text
 
 
 def test_workers_are_sorted_by_the_address(monkeypatch):
