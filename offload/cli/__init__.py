@@ -1,7 +1,7 @@
 """The command group ``celery -A proj offload …``.
 
-Celery imports this module whenever ``celery`` runs, whatever the command. So it imports only
-the library's errors, and a command's module only when that command runs.
+Celery imports this module for every ``celery`` command. To keep that cheap, it imports only the
+library's errors up front, and a command's module when that command runs.
 """
 
 from __future__ import annotations

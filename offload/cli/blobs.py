@@ -37,22 +37,22 @@ from offload.inspect.blobs import (
 from offload.stores.protocols import Store
 from offload.text import human_duration, human_number, human_size, printable, short_digest
 
-_SHOWN = 5  # holders
+_SHOWN = 5  # holders named in a row
 
 
 @click.command()
 @click.option(
     "--sort",
     type=click.Choice(list(SORTS)),
-    help="Largest first, first to expire first, or most holders first.",
+    help="Order: largest, first to expire, or most holders first.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="List at most N blobs.")
 @click.option("--larger-than", type=SIZE, metavar="SIZE", help="Only blobs larger than 500kB, 1MB…")
 @click.option(
-    "--held/--unheld", default=None, help="Only blobs that are held, or only those that aren't."
+    "--held/--unheld", default=None, help="Only blobs with holders, or only those without."
 )
 @click.option("--shared", is_flag=True, help="Count the values that contain each chunk.")
-@click.option("--quick", is_flag=True, help="Skip reading blobs to find their kind.")
+@click.option("--quick", is_flag=True, help="Don't read blobs to find their kind.")
 @as_json
 @click.pass_context
 def ls(

@@ -49,13 +49,13 @@ in_bucket = click.option(
     "--bucket", default=DEFAULT, show_default=True, help="The bucket that the objects are in."
 )
 limit_option = click.option(
-    "--limit", type=click.IntRange(min=1), help="At most this many, in the order of names."
+    "--limit", type=click.IntRange(min=1), help="List at most this many, in order of name."
 )
 
 
 class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Report wrong names, versions, and metadata as wrong usage."""
+        """Report invalid names, versions, and metadata as usage errors."""
         try:
             return super().invoke(ctx)
         except ValueError as exc:
@@ -68,8 +68,8 @@ class _Group(click.Group):
 def catalog() -> None:
     """List, search, tag, read, write, and remove named objects.
 
-    OBJECT is a name, as churn:model, for its latest version; or a name and a version or tag, as
-    churn:model@2.1 or churn:model@production.
+    OBJECT is a name, such as churn:model, for the latest version; or a name with a version or tag,
+    such as churn:model@2.1 or churn:model@production.
     """
 
 
@@ -87,7 +87,7 @@ def _catalog(ctx: click.Context, bucket: str) -> Catalog:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, prefix: str, limit: int | None, bucket: str, as_json: bool) -> None:
-    """List the objects whose names start with PREFIX. SIZE is that of the latest version."""
+    """List objects whose names start with PREFIX. SIZE is the size of the latest version."""
     found = objects_of(_catalog(ctx, bucket).find(prefix))[:limit]
     if as_json:
         print_json_list(map(_object, found))
@@ -132,7 +132,7 @@ def _where(ctx: click.Context, bucket: str) -> str:
 @as_json
 @click.pass_context
 def show(ctx: click.Context, label: str, bucket: str, as_json: bool) -> None:
-    """Show what is recorded of a version, and how its object is used. Its content isn't read."""
+    """Show a version's record, and how often its object is used. Doesn't read the content."""
     name, version = split_label(label)
     record = _catalog(ctx, bucket).info(name, version or LATEST)
     described = describe_record(record)
@@ -148,7 +148,7 @@ def show(ctx: click.Context, label: str, bucket: str, as_json: bool) -> None:
         "digest": record.digest or "-",
         "metadata": json.dumps(record.metadata, ensure_ascii=False),
         "used": f"{used['loads']:,} loads ({used['hits']:,} from copies), "
-        f"{used['refs']:,} references, {used['late']:,} late arguments: all versions, 90 days",
+        f"{used['refs']:,} references, {used['late']:,} late arguments; all versions, last 90 days",
         "last used": used["last_used"] or "-",
     }
     print_rows((key, str(value)) for key, value in texts.items())
@@ -160,7 +160,7 @@ def show(ctx: click.Context, label: str, bucket: str, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def versions(ctx: click.Context, name: str, bucket: str, as_json: bool) -> None:
-    """List an object's versions, the lowest first."""
+    """List an object's versions, lowest first."""
     found = _catalog(ctx, bucket).info(name)
     if as_json:
         print_json_list(map(describe_record, found))
@@ -206,9 +206,9 @@ def find(
     bucket: str,
     as_json: bool,
 ) -> None:
-    """Find versions, by the start of their object's name and by what is recorded of them.
+    """Find versions of objects whose names start with PREFIX, filtered by their records.
 
-    The exit code is 1 if there is none.
+    The exit code is 1 if none match.
     """
     found = _catalog(ctx, bucket).find(
         prefix,
@@ -247,7 +247,7 @@ def _condition(text: str) -> tuple[str, Any]:
 @as_json
 @click.pass_context
 def tag(ctx: click.Context, label: str, tag: str, remove: bool, bucket: str, as_json: bool) -> None:
-    """Let TAG stand for a version, and for no other one of the same object.
+    """Point TAG to a version, moving it from any other version of the object.
 
     With --remove, the exit code is 1 if there was no such tag.
     """
@@ -287,10 +287,11 @@ def tag(ctx: click.Context, label: str, tag: str, remove: bool, bucket: str, as_
 def get(
     ctx: click.Context, label: str, output: Path, force: bool, bucket: str, as_json: bool
 ) -> None:
-    """Write an object to a file: bytes as they are, strings as UTF-8, arrays as .npy, frames and
-    tables as Arrow files, and other data as JSON.
+    """Write an object to a file.
 
-    Objects that don't fit these are refused. A pickle is read only if the app accepts pickle.
+    Bytes are written unchanged, strings as UTF-8, arrays as .npy, frames and tables as Arrow files,
+    and other data as JSON. Other objects are refused. A pickle is read only if the app accepts
+    pickle.
     """
     to_stream = output == _STREAM
     if to_stream and as_json:
@@ -326,9 +327,9 @@ def get(
     type=click.Choice(["bytes", "text", "json"]),
     default="bytes",
     show_default=True,
-    help="What the file is read as.",
+    help="How to read the file.",
 )
-@click.option("--metadata", metavar="JSON", help="Kept with the version.")
+@click.option("--metadata", metavar="JSON", help="Metadata to store with the version.")
 @click.option("--skip", is_flag=True, help="Succeed without saving if the version exists.")
 @in_bucket
 @as_json
@@ -345,7 +346,7 @@ def put(
 ) -> None:
     """Save FILE (- is standard input) as a new version of an object.
 
-    Without a version in OBJECT, it gets the next number. Existing versions are never replaced.
+    If OBJECT has no version, the next number is used. Existing versions are never replaced.
     """
     name, version = split_label(label)
     objects = _catalog(ctx, bucket)
@@ -365,7 +366,7 @@ def put(
         )
     except VersionConflict as exc:
         raise click.ClickException(
-            printable(f"{exc.argument} exists already: save another version, or pass --skip")
+            printable(f"{exc.argument} already exists: save another version, or pass --skip")
         ) from exc
     if as_json:
         print_json(describe_record(record))
@@ -381,7 +382,7 @@ def _parsed(what: str, text: str) -> Any:
 
 
 def _content(path: Path, most: int) -> bytes:
-    """Read a file. Raises ValueTooLarge before more than *most* bytes are read."""
+    """Read a file. Raises ValueTooLarge if it has more than *most* bytes."""
     try:
         with sys.stdin.buffer if path == _STREAM else path.open("rb") as file:
             content = file.read(most + 1)
@@ -394,7 +395,7 @@ def _content(path: Path, most: int) -> bytes:
 
 @catalog.command()
 @click.argument("labels", nargs=-1, required=True, metavar="OBJECT...")
-@click.option("--all", "everything", is_flag=True, help="Remove all versions of names without one.")
+@click.option("--all", "everything", is_flag=True, help="Remove all versions if none is named.")
 @click.option("--yes", "-y", is_flag=True, help="Don't ask for confirmation.")
 @in_bucket
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; needs --yes.")
@@ -407,7 +408,7 @@ def rm(
     bucket: str,
     as_json: bool,
 ) -> None:
-    """Remove versions, or with --all whole objects.
+    """Remove versions, or whole objects with --all.
 
     Their content is deleted after a grace period, unless something else needs it. The exit code is
     1 if a version or object doesn't exist, or can't be removed.
@@ -418,7 +419,7 @@ def rm(
     for label, (_, version) in wanted.items():
         if version is None and not everything:
             raise click.UsageError(
-                f"{label}: name a version, as {label}@1, or add --all to remove all versions"
+                f"{label}: name a version, such as {label}@1, or add --all to remove all versions"
             )
     objects = _catalog(ctx, bucket)
     if not yes:

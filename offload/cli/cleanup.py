@@ -39,9 +39,9 @@ _WITHOUT = "without"
 def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
     """Delete what has expired from the store.
 
-    Files, S3, and fsspec need this, as they delete nothing by themselves; for other stores it is
-    harmless. It may run at any time. If another sweep of the store is running, this one does
-    nothing and succeeds.
+    File, SQLite, S3, and fsspec stores need this because they don't delete anything by themselves;
+    for other stores it is harmless. It can run at any time. If another sweep of the store is
+    running, this command does nothing and succeeds.
     """
     runtime = runtime_of(ctx)
     listed: list[dict[str, Any]] = []
@@ -85,11 +85,11 @@ def _print(collected: SweepReport) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; needs --force.")
 @click.pass_context
 def purge(ctx: click.Context, queues: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """Erase all messages from queues, and release the values they hold.
+    """Delete all messages from queues, and release the values they hold.
 
-    Like `celery purge -Q QUEUE`, which leaves the values in the store until their retention
-    ends. Here they are deleted after offload_grace, unless something else holds them. Values of
-    messages that may have a copy in another queue are kept. There's no undo.
+    `celery purge -Q QUEUE` leaves the values in the store until their retention ends. This command
+    has them deleted after offload_grace, unless something else holds them. It keeps values of
+    messages that may have a copy in another queue. There is no undo.
     """
     if as_json and not force:
         raise click.UsageError("--json can't prompt: add --force")
@@ -128,12 +128,11 @@ def _holds(count: Counter[str]) -> str:
 
 
 def _discard(runtime: Runtime, queues: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Discard the messages that are in *queues* now; yield each one's queue and what became of
-    its holds. A queue that doesn't exist has no messages.
+    """Discard the messages now in *queues*; yield each one's queue and what became of its holds.
 
-    Holds are released; those of messages that other queues may have a copy of (shared), or that
-    this app can't read (unreadable), expire by time. Interrupting this discards no more than the
-    messages that were yielded.
+    Holds are released, except those of messages that may have a copy in another queue (shared) or
+    that this app can't read (unreadable); these expire by time. If the caller stops iterating, only
+    the messages yielded so far are discarded. A queue that doesn't exist has no messages.
 
     Raises StoreUnavailable if the broker is unavailable.
     """
@@ -151,14 +150,14 @@ def _discard(runtime: Runtime, queues: Iterable[str]) -> Iterator[tuple[str, str
 
 
 def _messages(connection: Any, name: str, accept: Any) -> Iterator[Any]:
-    """Take messages from a queue and yield them; None for data that isn't a message."""
+    """Take messages from a queue and yield them; yield None for data that isn't a message."""
     channel = connection.channel()
     try:
         count = channel.queue_declare(name, passive=True).message_count
     except connection.channel_errors:
         return
     queue = Queue(name)(channel)
-    for _ in range(count):  # not those published meanwhile
+    for _ in range(count):  # not messages published meanwhile
         try:
             message = queue.get(no_ack=True, accept=accept)
         except (ValueError, LookupError, TypeError, AttributeError):  # not a kombu message
@@ -193,13 +192,11 @@ def _release(runtime: Runtime, message: Any) -> str:
 @as_json
 @click.pass_context
 def reencrypt(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
-    """Encrypt stored records again, with the first key.
-
-    These are catalogs, pins, and shipped classes.
+    """Encrypt catalogs, pins, and shipped classes again, with the first key.
 
     Messages and results keep their old keys until they expire. The report counts the blobs under
-    each key: once there are none under an old key, it can be removed. May run at any time, and
-    again after it was interrupted. Exits with 1 if something couldn't be moved.
+    each key; once an old key has none, you can remove it. The command can run at any time, and
+    again after an interruption. The exit code is 1 if something couldn't be moved.
     """
     try:
         from offload.reencrypt import reencrypt as move
@@ -239,6 +236,6 @@ def _print_moved(report: Report) -> None:
         click.echo(f"{name}: {human_count(under.count, 'blob')}, {human_size(under.size)}{last}")
     if not report.failed and not report.others:
         click.echo(
-            "no blob is under another key: once the messages sent before the first key "
-            "came are done, the others can be removed"
+            "no blob uses another key: once all messages sent before the first key was added "
+            "are processed, you can remove the other keys"
         )

@@ -33,11 +33,11 @@ from offload.text import human_count, human_latency, human_size
 )
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, workers: bool, timeout: float) -> None:
-    """Find problems, and say what to do about them.
+    """Find problems, and suggest remedies.
 
     Run it where publishers and workers run, with their settings. It writes a few bytes to the
     store and deletes them. The exit code is 1 if it finds an error, 69 if a store is unavailable,
-    and 0 if there are only warnings and infos.
+    and 0 if it finds at most warnings.
     """
     found = []
     for examined in _examined(ctx, timeout if workers else None):
@@ -78,11 +78,11 @@ def _examined(ctx: click.Context, workers: float | None) -> Iterator[Examined]:
 def check(
     ctx: click.Context, as_json: bool, size: float, timeout: float, queue: str | None
 ) -> None:
-    """Send a value through broker, store, and a worker, and back.
+    """Send a value through the broker, the store, and a worker, and back.
 
-    Reports bytes and times, or which step failed and what to do about it. It works with every
-    result backend, and without one. The exit code is 0 if the value came back, 69 if the broker or
-    the store is unavailable or no worker replied, and 1 for any other error.
+    Reports bytes and times, or which step failed and what to do about it. Works with any result
+    backend, or none. The exit code is 0 if the value came back, 69 if the broker or the store is
+    unavailable or no worker replied, and 1 for any other error.
     """
     measured = Measured(int(size))
     found = []
@@ -101,13 +101,13 @@ def check(
 
 
 _INDENT = 9
-_UNAVAILABLE = 69  # the exit code of all commands then
+_UNAVAILABLE = 69  # exit code of all commands if a server is unavailable
 
 
 def print_finding(examined: Examined) -> None:
     """Print a finding with its remedy."""
     finding = examined.finding
-    is_named = finding.what.startswith(examined.subject)  # as in stores' own errors
+    is_named = finding.what.startswith(examined.subject)  # errors of stores name the store
     subject = "" if is_named else f"{examined.subject}: "
     lines = [(str(finding.level), f"{subject}{finding.what}")]
     if finding.remedy:
@@ -125,7 +125,7 @@ def print_counts(found: Sequence[Examined]) -> None:
 
 
 def listed(found: Sequence[Examined]) -> dict[str, Any]:
-    """Return findings, as JSON."""
+    """Return findings as a JSON document."""
     return {
         "errors": count(found, "error"),
         "warnings": count(found, "warning"),
@@ -134,7 +134,7 @@ def listed(found: Sequence[Examined]) -> dict[str, Any]:
 
 
 def exit_code(found: Sequence[Examined]) -> int:
-    """Return 0 without errors, 69 if something is unavailable, else 1."""
+    """Return 0 if there are no errors, 69 if a server is unavailable, else 1."""
     if not count(found, "error"):
         return 0
     return _UNAVAILABLE if any(each.unavailable for each in found) else 1

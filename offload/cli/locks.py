@@ -1,4 +1,4 @@
-"""``celery offload locks …``: list locks, and release those whose owner won't."""
+"""``celery offload locks …``: list locks, and release them for their owners."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def locks() -> None:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
-    """List the locks that are held and whose names start with PREFIX.
+    """List held locks whose names start with PREFIX.
 
-    OWNER is the host and process id of the process that acquired the lock. EXPIRES IN is
-    how long the lock lasts if it isn't renewed.
+    OWNER is the host and process ID of the owner. EXPIRES IN is how long the lock lasts unless it
+    is renewed.
     """
     found = sorted(list_locks(runtime_of(ctx).store, prefix))
     if as_json:
@@ -49,10 +49,10 @@ def list_(ctx: click.Context, prefix: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; needs --yes.")
 @click.pass_context
 def release(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Release locks, whoever holds them.
+    """Release locks, no matter who owns them.
 
-    Others can acquire them at once. An owner that is still working finds, at the latest with
-    its next renewal, that it has lost the lock; until then, two processes may be working.
+    Others can then acquire them. An owner that is still working notices the loss at its next
+    renewal at the latest; until then, two processes may be working.
 
     The exit code is 1 if one of the locks wasn't held.
     """
@@ -67,7 +67,7 @@ def release(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool
         print_json({"released": owners, "missing": [name for name in found if name not in owners]})
     else:
         for name, lock in found.items():
-            had = "not held" if lock is None else f"released; {owner_of(lock.owner)} had it"
+            had = "not held" if lock is None else f"released; its owner was {owner_of(lock.owner)}"
             click.echo(printable(f"{name}: {had}"))
     if None in found.values():
         ctx.exit(1)

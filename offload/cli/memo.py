@@ -30,9 +30,9 @@ from offload.text import (
     some,
 )
 
-_PAGE = 100  # rows printed at once
-_SHORT = 12  # characters of a key that are shown
-_LEAST = 8  # characters of a key that name it
+_PAGE = 100  # rows to print at a time
+_SHORT = 12  # characters of a key to show
+_LEAST = 8  # minimum length of a key prefix
 _COLUMNS = (
     Column("KEY", _SHORT),
     Column("AGE", 9, number=True),
@@ -51,15 +51,15 @@ def memo() -> None:
 
 @memo.command("list")
 @click.argument("prefix", default="")
-@click.option("--limit", type=click.IntRange(min=1), help="At most this many results.")
+@click.option("--limit", type=click.IntRange(min=1), help="List at most this many results.")
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, prefix: str, limit: int | None, as_json: bool) -> None:
     """List remembered results of tasks and functions whose names start with PREFIX.
 
-    TOOK is how long the computation took, which each hit saves. SIZE is the size of the result; it
-    is "-" if the result was signed with another secret, and no call returns it. SCOPE is the app's
-    name, or the one in memo_scope; callers in one scope share results.
+    TOOK is how long the computation took, which each hit saves. SIZE is the size of the result, or
+    "-" if it was signed with another secret and thus can't be returned to any call. SCOPE is the
+    app's name, or memo_scope if set; callers in the same scope share results.
     """
     runtime = runtime_of(ctx)
     found = islice(_current(runtime, prefix), limit)
@@ -125,11 +125,10 @@ def forget(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Forget remembered results: of tasks, by --key, or --all.
+    """Forget remembered results: those of tasks, those with a --key, or --all.
 
-    The next call computes again. So does a call whose result is being computed now: its result is
-    returned to those that wait for it but isn't remembered. A key is at least its first 8
-    characters.
+    The next call computes its result again. A result that is being computed now goes to the
+    callers that wait for it, but isn't remembered. For --key, the first 8 characters are enough.
 
     The exit code is 1 if a task or key had no remembered result.
     """

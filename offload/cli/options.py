@@ -1,4 +1,4 @@
-"""The app that a command runs for, and options that several commands have."""
+"""The app that a command runs for, and options shared by commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """An option whose text *parse* converts; *wanted* describes valid ones."""
+    """Type of an option whose text *parse* converts; *wanted* describes valid text."""
 
     def __init__(self, name: str, parse: Callable[[str], float | None], wanted: str) -> None:
         self.name = name
@@ -30,14 +30,14 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 def _duration(text: str) -> float | None:
-    return parse_duration(text) or None  # the last 0 s are no time
+    return parse_duration(text) or None  # "the last 0 s" would be an empty range
 
 
 DURATION = _Parsed("duration", _duration, "a duration such as 30m, 6h, or 7d")
-"""Converted to seconds."""
+"""Option type for durations; converts to seconds."""
 
 SIZE = _Parsed("size", parse_size, "a size such as 500kB, 64KiB, or 1.5MB")
-"""Converted to bytes."""
+"""Option type for sizes; converts to bytes."""
 
 
 def runtime_of(ctx: click.Context) -> Runtime:

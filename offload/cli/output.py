@@ -1,7 +1,7 @@
 """Output of commands: JSON for programs; columns, tables, and progress for people; files.
 
 Tables on a terminal need rich (extra ``cli``); otherwise commands print plain columns. Files are
-complete or not there at all, and readable by their owner alone.
+written atomically, and only their owner can read them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_IN_MEMORY = 1 << 24  # bytes of a list that are kept in memory before it is printed
-_PAGE = 1 << 16  # characters
-_ROWS_AT_ONCE = 500  # writing single lines takes longer than formatting them
+_IN_MEMORY = 1 << 24  # bytes of a JSON list to keep in memory before using a temporary file
+_PAGE = 1 << 16  # characters to print at a time
+_ROWS_AT_ONCE = 500  # writing line by line takes longer than formatting
 _REDRAW = 0.2  # seconds between updates of the progress
 _GAP = 2  # characters between columns
-_MANY = 50  # rows above which rich, at 0.7 ms per row, is used only if needed
+_MANY = 50  # with more rows than this, rich (0.7 ms per row) is used only if it is needed
 _LEAST = 16  # minimum width of a column that wraps
 _STYLES = {
     "error": "bold red",
@@ -58,9 +58,9 @@ class Column:
 
     Attributes:
         name: its header.
-        width: in characters, if rows are printed as they arrive; else 0.
-        number: whether it is right-aligned on a terminal.
-        breaks: whether its texts wrap on a terminal; those of the last column always do.
+        width: its width in characters if rows are printed as they arrive; else 0.
+        number: whether to align it right on a terminal.
+        breaks: whether its text wraps on a terminal; text in the last column always wraps.
     """
 
     name: str
@@ -74,8 +74,10 @@ def print_json(document: Any) -> None:
 
 
 def print_json_list(documents: Iterable[Any]) -> None:
-    """Print a JSON list, which may be long. Nothing is printed until it is complete, so after an
-    error `print_error` can still print the only document.
+    """Print a JSON list, which may be long.
+
+    Nothing is printed until the list is complete, so if *documents* raises, `print_error` can still
+    print a single valid document.
     """
     start = "["
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8") as listed:
@@ -89,7 +91,7 @@ def print_json_list(documents: Iterable[Any]) -> None:
 
 
 def print_error(error: BaseException, message: str) -> None:
-    """Print a JSON object that describes *error*, in place of the command's document."""
+    """Print a JSON object that describes *error*, instead of the command's document."""
     kind = click.UsageError if isinstance(error, click.UsageError) else type(error)
     described = {"type": kind.__name__, "message": message}
     if isinstance(error, OffloadError):
@@ -100,12 +102,11 @@ def print_error(error: BaseException, message: str) -> None:
 def print_rows(
     rows: Iterable[Sequence[str]], columns: Sequence[Column] = (), *, levels: bool = False
 ) -> None:
-    """Print rows of texts in columns. Control characters are escaped, as texts may come from a
-    store.
+    """Print rows in columns. Escapes control characters, because text may come from a store.
 
     Args:
-        columns: their names and layout; without them, no names are printed.
-        levels: whether the first text of each row is a level or status, colored on a terminal.
+        columns: names and layout of the columns; if empty, no header is printed.
+        levels: whether the first text of each row is a level or status, to color on a terminal.
     """
     shown = [[printable(text) for text in row] for row in rows]
     if _print_table(shown, columns, levels=levels):
@@ -131,11 +132,11 @@ def print_pages(
 
 
 def print_labelled(texts: Iterable[tuple[str, str]], width: int, *, levels: bool = False) -> None:
-    """Print texts, each after its label.
+    """Print pairs of label and text, one per line.
 
     Args:
         width: characters for the label and the space after it.
-        levels: whether the labels are levels, colored on a terminal.
+        levels: whether the labels are levels, to color on a terminal.
     """
     shown = [(label, printable(text)) for label, text in texts]
     out = _console()
@@ -179,8 +180,9 @@ def _print_table(
     names: bool = True,
     levels: bool = False,
 ) -> bool:
-    """Print a table of printable texts if standard output is a terminal that it fits; return
-    whether it was printed.
+    """Print a table if standard output is a terminal that it fits; return whether it did.
+
+    The texts must be printable.
     """
     out = _console()
     if out is None or not rows:
@@ -253,10 +255,13 @@ def _is_terminal(stream: TextIO) -> bool:
 
 @final
 class Progress:
-    """Show *doing*, the number of items found, and their bytes; erase the line when the block ends.
+    """A line on the terminal with *doing*, the number of items found, and their bytes.
+
+    Use it as a context manager; it erases the line at the end of the block.
 
     Args:
-        shown: False shows nothing, even on a terminal.
+        doing: says what is in progress, such as "scanning".
+        shown: whether to show the line if standard error is a terminal.
     """
 
     def __init__(self, doing: str, *, shown: bool = True) -> None:
@@ -298,7 +303,7 @@ class Progress:
 
 @contextmanager
 def open_output(path: Path) -> Iterator[IO[bytes]]:
-    """Write a temporary file that only its owner can read, and rename it when it is complete."""
+    """Open a file that only its owner can read, and that appears at *path* once complete."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
@@ -315,7 +320,7 @@ def open_output(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_stream() -> Iterator[Any]:
-    """Open standard output for bytes, which are written when the block ends without an error."""
+    """Open standard output for bytes; they are written if the block ends without an error."""
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)
@@ -391,6 +396,6 @@ def _table(value: Any) -> Any:
 
 def _no_file(value: Any) -> SerializationError:
     return SerializationError(
-        f"a {type_name(value)} can't be written as a file: write its stored bytes, by "
-        "celery offload get without --decode"
+        f"a {type_name(value)} can't be written as a file: write its stored bytes with "
+        "celery offload get, without --decode"
     )

@@ -48,11 +48,11 @@ def dashboard(
     url_prefix: str,
     as_json: bool,
 ) -> None:
-    """Serve a web page with savings, stored values, and problems.
+    """Serve a web dashboard with savings, stored values, and problems.
 
-    By default it listens on localhost only. Other addresses require --basic-auth or --token; pass
-    these through the environment, where other users of the machine can't see them, and put a TLS
-    proxy in front. The page is read-only without --allow-delete.
+    By default it listens on localhost only. Other addresses require --basic-auth or --token. Set
+    these as environment variables, which other users of the machine can't see, and put a TLS proxy
+    in front. The dashboard is read-only unless you pass --allow-delete.
     """
     runtime = runtime_of(ctx)  # without an app, nothing else matters, such as missing packages
     from offload.dashboard import Basic, Token
@@ -106,15 +106,15 @@ def _loopback(host: str) -> bool:
     default=200,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Number of tasks with their own label: those with the most bytes.",
+    help="Number of tasks that get their own label: those with the most bytes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 @click.pass_context
 def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool) -> None:
-    """Serve statistics to Prometheus, at /metrics.
+    """Serve statistics to Prometheus at /metrics.
 
-    The exporter reads the store at every scrape, so one per store is enough. While it is scraped,
-    it also checks the stores and asks the workers every 15 seconds.
+    The exporter reads the store at every scrape, so one exporter per store is enough. While it is
+    being scraped, it also checks the stores and queries the workers every 15 seconds.
     """
     runtime = runtime_of(ctx)  # without an app, nothing else matters, such as missing packages
     from offload.metrics.prometheus import serve

@@ -1,4 +1,4 @@
-"""``celery offload stats`` and ``estimate``: savings and errors, now and with other thresholds."""
+"""``celery offload stats`` and ``estimate``: report savings and errors, and predict savings."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _LABELS = 10  # characters
 @click.command()
 @click.option("--since", type=DURATION, metavar="TIME", help="Only the last 30m, 6h, 7d…")
 @click.option(
-    "--by", type=click.Choice(["task", "argument", "store", "object"]), help="One row for each."
+    "--by", type=click.Choice(["task", "argument", "store", "object"]), help="Print a row for each."
 )
 @as_json
 @click.option(
@@ -80,18 +80,18 @@ def stats(
 ) -> None:
     """Show what was saved, stored, and fetched.
 
-    The statistics of all processes: values, bytes, deduplication, errors, and times.
+    The statistics cover all processes: values, bytes, deduplication, errors, and times.
 
     A process writes its counts every few seconds (offload_stats_interval) and when it exits; a
-    process that is killed loses the counts it hasn't written. Counts by argument are kept for all
-    time only, those by task and store also by the hour, and those by object of the catalog for 90
-    days.
+    killed process loses the counts it hasn't written yet. --since works for totals, tasks, and
+    stores, by the hour. Counts by argument are for all time, and counts by catalog object for the
+    last 90 days.
     """
     if since is not None and by == "object":
-        raise click.UsageError("counts by object are those of 90 days: omit --since")
+        raise click.UsageError("counts by object always cover 90 days: omit --since")
     if since is not None and by == "argument":
         raise click.UsageError(
-            "counts by argument are kept for all time only: omit --since or --by argument"
+            "counts by argument always cover all time: omit --since or --by argument"
         )
     runtime = runtime_of(ctx)
     if reset:
@@ -125,7 +125,7 @@ def stats(
 
 
 def _watch(read: Callable[[], Report], show: Callable[[Report], None], seconds: float) -> None:
-    """Show the statistics until interrupted; the last ones stay while the store is unavailable."""
+    """Show the statistics until interrupted; keep the last ones while the store is unavailable."""
     with suppress(KeyboardInterrupt):
         while True:
             try:
@@ -254,7 +254,7 @@ def _describe(total: Figures) -> dict[str, str]:
         "fetched": f"{some('values_fetched', 'value')}, {size('bytes_fetched')}; node cache: "
         f"{some('cache_hits', 'hit')} ({hits}), {size('cache_bytes')}"
         + (
-            f"; put there when stored: {size('cache_written_bytes')}"
+            f"; written there by publishers: {size('cache_written_bytes')}"
             if total["cache_written"]
             else ""
         ),
@@ -295,7 +295,7 @@ def _timing(total: Figures, step: str) -> str:
 
 
 def _quantile(figures: Figures, step: str, part: float) -> str:
-    """Describe the time that *part* of all times don't exceed: ``within 16 ms``, ``over 16 s``."""
+    """Describe the quantile *part* (0 to 1) of a step's times: ``within 16 ms``, ``over 16 s``."""
     found = figures.quantile(step, part)
     if found is not None and math.isinf(found):
         return f"over {human_latency(BOUNDS[-1])}"
@@ -303,7 +303,7 @@ def _quantile(figures: Figures, step: str, part: float) -> str:
 
 
 def _document(runtime: Runtime, found: Report) -> dict[str, Any]:
-    """Return a report, as JSON."""
+    """Return a report as a JSON document."""
     return {
         "store": runtime.store.url,
         "since": found.start,
@@ -318,7 +318,7 @@ def _document(runtime: Runtime, found: Report) -> dict[str, Any]:
 
 
 def _counts(figures: Figures) -> Mapping[str, Any]:
-    """Return the counters, as JSON."""
+    """Return the counters as a JSON document."""
     ratio = figures.deduplication
     return {
         **dict(sorted(figures.counts.items())),
@@ -342,17 +342,17 @@ _BY_TASK = [
 
 @click.command()
 @click.option("--since", type=DURATION, metavar="TIME", help="Only the last 30m, 6h, 7d…")
-@click.option("--by", type=click.Choice(["task"]), help="One row per task.")
+@click.option("--by", type=click.Choice(["task"]), help="Print one row per task.")
 @as_json
 @click.pass_context
 def estimate(ctx: click.Context, since: float | None, by: str | None, as_json: bool) -> None:
     """Predict what each threshold would save, and recommend one.
 
-    The prediction uses the sizes of values counted in mode observe or on. CPU time is estimated
+    The prediction uses the sizes of values counted in mode observe or on. It estimates CPU time
     from measurements on another machine; see docs/reference/statistics.md.
     """
     if since is not None and by is not None:
-        raise click.UsageError("sizes by task are kept for all time only: omit --since or --by")
+        raise click.UsageError("sizes by task always cover all time: omit --since or --by")
     runtime = runtime_of(ctx)
     runtime.recorder.write()
     found = estimate_of(report(sums_of(runtime.store), since), runtime.settings.threshold)

@@ -23,9 +23,9 @@ _DELAY = 30.0  # days
 _EXPLAINED = """
 Days for which values may be needed, according to the settings:
 {listed}
-All but that of results include an eta, countdown, or expires of up to {delay:g} days (--delay).
-The rule allows more days, since lifetimes are stored with a margin.
-It would delete what a catalog in this bucket names: remove the rule before you use one.
+All except results include an eta, countdown, or expires of up to {delay:g} days (--delay).
+The rule adds days, because lifetimes are stored with a margin.
+The rule would also delete objects of a catalog in this bucket: remove it before you use one.
 
 This replaces all rules of the bucket; if there are others, merge the rule into them:
   aws s3api put-bucket-lifecycle-configuration --bucket {bucket} \\
@@ -44,22 +44,22 @@ def store() -> None:
     default=_DELAY,
     show_default=True,
     metavar="DAYS",
-    help="Longest eta, countdown, or expires in use; add up those of a chain.",
+    help="Longest eta, countdown, or expires in use; for a chain, their sum.",
 )
 @click.option(
     "--retention",
     type=click.FloatRange(min=0, min_open=True),
     metavar="DAYS",
-    help="Longest retention passed by calls, such as Offload.put(retention=…); with "
-    "result_expires=None, how long results are read.",
+    help="Longest retention passed by calls, such as Offload.put(retention=…); if "
+    "result_expires is None, also how long results are read.",
 )
 @click.option(
     "--no-pins",
     is_flag=True,
-    help="Confirm that nothing is or will be pinned, or saved in a catalog; the rule would delete "
-    "such values.",
+    help="Confirm that nothing is pinned or saved in a catalog, now or later; the rule would "
+    "delete such values.",
 )
-@click.option("--bucket", help="Which bucket, if the store has several.")
+@click.option("--bucket", help="The bucket, if the store has several.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print only the rule, without the explanation."
 )
@@ -75,9 +75,9 @@ def lifecycle(
     """Print a lifecycle rule for the S3 bucket.
 
     Pass the output to `aws s3api put-bucket-lifecycle-configuration`. With the rule, the bucket
-    itself deletes expired objects, days after `celery offload gc` would. The rule's days follow
-    from the settings, the options of all tasks, and the options given here; values needed for
-    longer aren't safe.
+    deletes expired objects by itself, a few days later than `celery offload gc` would. The number
+    of days follows from the settings, the options of all tasks, and the options given here; values
+    needed for longer aren't safe.
     """
     runtime = runtime_of(ctx)
     found = retention_requirements(
@@ -99,27 +99,27 @@ def _check_pins(runtime: Runtime, *, no_pins: bool) -> None:
     except StoreError as exc:
         found = False
         click.echo(
-            f"It isn't known whether there is a catalog; if there is, no rule is safe: {exc}",
+            f"Could not determine whether there is a catalog; if there is, no rule is safe: {exc}",
             err=True,
         )
     if found:
         raise ConfigurationError(
-            f"{runtime.store.url} has a catalog, whose objects are needed until they are removed, "
-            "and the rule would delete them by age: no rule is safe. Run `celery offload gc` "
+            f"{runtime.store.url} has a catalog, whose objects are needed until they are removed; "
+            "a rule would delete them by age, so no rule is safe. Run `celery offload gc` "
             "regularly instead"
         )
     if not runtime.store.blobs.tracks_holds:
-        return  # it can't have pins
+        return  # such a store can't have pins
     if has_pins(runtime):
         raise ConfigurationError(
-            f"{runtime.store.url} has pins, whose values are needed until they are unpinned: no "
+            f"{runtime.store.url} has pins, whose values are needed until they are unpinned, so no "
             "rule is safe. Run `celery offload gc` regularly instead"
         )
     if not no_pins:
         raise ConfigurationError(
-            f"{runtime.store.url} can have pins, whose values a rule would delete: run `celery "
-            "offload gc` regularly instead, or add --no-pins if Offload.pin is never used, and "
-            "no catalog"
+            f"{runtime.store.url} may have pins, whose values a rule would delete: run `celery "
+            "offload gc` regularly instead, or add --no-pins if you use neither Offload.pin nor "
+            "a catalog"
         )
 
 

@@ -1,4 +1,4 @@
-"""``celery offload inspect``, ``get``, and ``types``: describe values, write them to files."""
+"""``celery offload inspect``, ``get``, and ``types``: describe values, and write them to files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offload.inspect.values import carried_types, describe, json_finite
 from offload.ref import Ref
 from offload.text import human_duration, human_size, printable
 
-_SHOWN = 20  # chunks and holders that are listed without --json
+_SHOWN = 20  # chunks and holders listed without --json
 
 
 @click.command()
@@ -31,10 +31,10 @@ def inspect(ctx: click.Context, what: str, as_json: bool) -> None:
     """Describe a reference, a blob, or a task, and list its holders.
 
     WHAT is a reference (its whole text, offload:1?…), a digest (at least its first 8 digits), or
-    a task ID; the exit code is 1 if it isn't known. Values aren't decoded, and no code runs. The
+    a task ID; the exit code is 1 if it is unknown. Values aren't decoded, and no code runs. The
     preview shows the start of strings and JSON, the dtype and shape of arrays, and the columns of
-    frames, but nothing of pickles. Of a task, it shows what the result backend knows, without
-    fetching the result. The arguments of a task that waits in a queue can't be looked up.
+    frames, but nothing of pickles. For a task, the command shows what the result backend knows,
+    without fetching the result. It can't look up the arguments of a task that waits in a queue.
     """
     runtime = runtime_of(ctx)
     described = describe(runtime, what)
@@ -116,12 +116,12 @@ def get(
 ) -> None:
     """Verify the content of a value and write it to a file.
 
-    By default this writes the stored bytes: the bytes of bytes, UTF-8 for strings, JSON, the
-    memory of arrays, or a pickle. Several buffers of one value are concatenated; for a chunk, its
-    bytes are written. Nothing is decoded, and no code runs.
+    By default it writes the serialized bytes: bytes unchanged, strings as UTF-8, data as JSON, the
+    memory of arrays, or a pickle. If a value has several buffers, it concatenates them. For a
+    chunk, it writes the chunk. Nothing is decoded, and no code runs.
 
     With --decode, arrays are written as .npy, frames and tables as Arrow files, and other values
-    as JSON. This needs a reference, whose signature proves that the app made the value. A pickle
+    as JSON. This needs a reference, whose signature proves that the app wrote the value. A pickle
     is decoded only if the app accepts pickle.
     """
     if output.exists() and not force:
@@ -131,7 +131,7 @@ def get(
     if decode and ref is None:
         raise InvalidRef(
             f"--decode requires a signed reference (offload:…), not {what[:100]!r}: a digest "
-            "doesn't say who wrote the value; omit --decode to get the raw bytes"
+            "doesn't prove who wrote the value; omit --decode to get the raw bytes"
         )
     if ref is not None and ref.late is not None:
         raise InvalidRef(f"{ref!r} has no content of its own: use celery offload catalog get")
@@ -173,7 +173,7 @@ def _form(content: BlobContent) -> str:
 
 
 def _pieces(content: BlobContent) -> Iterable[bytes | memoryview]:
-    """Return the bytes to write; with the head if it is all there is, or starts a pickle."""
+    """Return the bytes to write; include the head if it is of a pickle or there are no buffers."""
     manifest = content.manifest
     if manifest is None:
         return content.buffers()
@@ -192,12 +192,12 @@ _COLUMNS = (Column("NAME"), Column("VERSION"), Column("HOW"), Column("TYPE"))
 def types(ctx: click.Context, as_json: bool) -> None:
     """List the registered types.
 
-    This process carries them besides Python's own, arrays, and frames: types that the app
-    registered, those of packages that it may import, and those that kombu's register_type added to
-    Celery's JSON.
+    These are the types that this process can serialize in addition to Python's own types, arrays,
+    and frames: types that the app registered, types of packages that it may import, and types that
+    kombu's register_type added to Celery's JSON.
     """
     runtime = runtime_of(ctx)
-    _ = runtime.settings  # lists types, too
+    _ = runtime.settings  # reading the settings also registers their types
     found = carried_types(runtime.accepted)
     if as_json:
         print_json([asdict(each) for each in found])

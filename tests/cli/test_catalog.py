@@ -206,7 +206,7 @@ def test_saving_never_replaces(command, tmp_path):
     path.write_bytes(b"new")
     command.catalog.save(NAME, b"old", 1)
     refused = command("put", f"{NAME}@1", path, code=1)
-    assert "exists already" in refused
+    assert "already exists" in refused
     assert "--skip" in refused
     assert "on_conflict" not in refused
     assert command.json("put", f"{NAME}@1", path, "--skip")["version"] == "1"

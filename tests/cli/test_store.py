@@ -98,7 +98,7 @@ def test_a_tier_behind_one_with_pins():
     hook._runtime._store = Tiered(hook.store, open_store(URL))
     refused = lifecycle(hook)
     assert refused.exit_code == 1
-    assert "add --no-pins if Offload.pin is never used" in refused.output
+    assert "add --no-pins if you use neither Offload.pin nor a catalog" in refused.output
     done = lifecycle(hook, "--no-pins", "--json")
     assert rule_of(json.loads(done.output))["Filter"]["Prefix"] == "pre/fix/blobs/"
     hook.pin(hook.put("x" * 2000), "model")

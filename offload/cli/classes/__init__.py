@@ -12,7 +12,7 @@ __all__ = ("classes",)
 
 @click.group()
 def classes() -> None:
-    """Push classes to workers that lack them."""
+    """Manage shipped classes: push, list, compare, tag, and verify."""
 
 
 for _command in (diff, keygen, list_, prune, pull, push, rollback, show, status, tag, verify):

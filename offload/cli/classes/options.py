@@ -17,7 +17,7 @@ _logger = logging.getLogger("offload.classes")
 
 
 def check_tag(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Return *value* if it can be a tag, or is None."""
+    """Return *value*, which may be None. Raises BadParameter if it isn't a valid tag."""
     try:
         if value is not None:
             PointerNames("any").tag(value)
@@ -44,7 +44,7 @@ def check_one(prefix: str | None, tag: str | None) -> None:
 
 
 def version(registry: ClassRegistry, name: str, prefix: str | None, tag: str | None) -> str:
-    """Return the full hash for a hash prefix or tag; the latest version's if neither is given.
+    """Return the full hash for a hash prefix or tag; by default, the latest version's.
 
     Signatures aren't verified.
 

@@ -29,14 +29,14 @@ from offload.inspect.classes import (
 from offload.text import human_count, human_size, printable
 
 _KEYS = """\
-# Only where classes are pushed or sent. Whoever has this key decides what workers run.
+# Only where classes are pushed or sent. Anyone with this key decides what workers run.
 offload_signing_key = "{private}"
 
 # Where classes are loaded. You can list more keys, each with a name and an expiry date:
 # {{"key": "ed25519:...", "name": "ci", "until": "2027-06-30"}}. The default name is {key}.
 offload_verify_keys = ["{public}"]
 
-# In both.
+# In both places.
 offload_code = "signed"\
 """
 
@@ -51,10 +51,10 @@ _DAY = 86400.0  # seconds
 @as_json
 @click.pass_context
 def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: bool) -> None:
-    """Push all registered classes, or the named ones.
+    """Push registered classes: all of them, or those named.
 
-    Each becomes the latest version under its name. Pushing again changes nothing; all classes that
-    are up to date share one round trip.
+    Each becomes the latest version under its name. Pushing an unchanged class again changes
+    nothing; all unchanged classes share one round trip.
     """
     registry = options.registry_of(ctx)
     objs = {name_of(obj): obj for obj in options.registered(registry, names)}
@@ -78,7 +78,7 @@ def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: b
 
 
 def _persisted(registry: ClassRegistry, objs: dict[str, Any]) -> set[str]:
-    """Store versions; return the names of those that weren't in the store."""
+    """Store versions; return the names of those that were new."""
     stored = {(each.name, code_hash) for each in registry.listing() for code_hash in each.versions}
     return {name for name, obj in objs.items() if (name, registry.persist_class(obj)) not in stored}
 
@@ -142,15 +142,16 @@ def _print(name: str, tag: str, code_hash: str, was: str | None, *, as_json: boo
     type=click.FloatRange(min=0, min_open=True),
     required=True,
     metavar="DAYS",
-    help="Longer than any message waits, and than any process runs that sends old versions.",
+    help="Choose a time longer than any message waits, and longer than any process runs that sends "
+    "old versions.",
 )
 @click.option("--dry-run", "-n", is_flag=True, help="Delete nothing; only report.")
 @as_json
 @click.pass_context
 def prune(ctx: click.Context, older_than: float, dry_run: bool, as_json: bool) -> None:
-    """Delete old versions, except those that are the latest, are tagged, or are needed by others.
+    """Delete old versions that are neither the latest, tagged, nor needed by others.
 
-    Every version that was ever sent is kept until this command deletes it.
+    Without this command, every version ever sent is kept.
     """
     registry = options.registry_of(ctx)
     found = registry.prune(older_than * _DAY, dry_run=dry_run)
@@ -186,8 +187,8 @@ def pull(
 ) -> None:
     """Load a class as a worker would, and print who signed it.
 
-    This process's settings decide whether it may be loaded. The class is always read from the
-    store, even if this process defines it, and its hash is verified after loading.
+    This process's settings decide whether the class may be loaded. It is read from the store even
+    if this process defines it, and its hash is verified after loading.
     """
     options.check_one(prefix, tag)
     registry = options.registry_of(ctx)
@@ -232,15 +233,14 @@ def _load(registry: ClassRegistry, name: str, prefix: str | None, tag: str | Non
 @as_json
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], all_versions: bool, as_json: bool) -> None:
-    """Verify signatures and digests, without running any code.
+    """Verify signatures and digests of the latest versions, without running any code.
 
-    Verifies the latest versions, with this process's settings. The exit code is 1 if a version
-    is refused.
+    Uses this process's settings. The exit code is 1 if a version is refused.
     """
     registry = options.registry_of(ctx)
     if registry.policy.mode == OFF:
         raise ConfigurationError(
-            "offload_code is 'off', so nothing would be loaded: use the settings of workers"
+            "offload_code is 'off', so nothing would be loaded: use the workers' settings"
         )
     wanted = {registry.full_name(name) for name in names}
     found = {each.name: each for each in registry.listing()}
@@ -319,9 +319,9 @@ def _json(registry: ClassRegistry, verified: _Verified) -> dict[str, Any]:
 @click.command()
 @as_json
 def keygen(as_json: bool) -> None:
-    """Create a pair of keys, and print it in the form of settings.
+    """Create a key pair, and print it as settings.
 
-    The keys are stored nowhere. Needs offload[signing].
+    The keys aren't saved anywhere. Needs offload[signing].
     """
     private, public = generate()
     key = signer_with(private).id

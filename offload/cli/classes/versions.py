@@ -1,4 +1,4 @@
-"""Commands that only read: ``list``, ``show``, ``status``, and ``diff``."""
+"""Read-only commands: ``list``, ``show``, ``status``, and ``diff``."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def _listed_json(registry: ClassRegistry, listed: ClassState) -> dict[str, objec
 def show(ctx: click.Context, name: str, prefix: str | None, tag: str | None, as_json: bool) -> None:
     """Show a version of a class, and list all versions.
 
-    The default is the latest version, or the newest if none was made the latest, as with classes
-    that were only sent in messages. "loads here" says whether a process with these settings would
-    load the version and its dependencies; no code runs.
+    The default is the latest version. If none was made the latest, as with classes that were only
+    sent in messages, it is the newest one. "loads here" says whether a process with these settings
+    would load the version and its dependencies. No code runs.
     """
     options.check_one(prefix, tag)
     registry = options.registry_of(ctx)
@@ -178,7 +178,7 @@ def status(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Compare registered classes with the store.
 
     The exit code is 1 if a class is out of sync or untracked, or if its version in the store is
-    refused. With names, only these classes are compared.
+    refused. With names, only those classes are compared.
     """
     registry = options.registry_of(ctx)
     found = _compared(registry, options.registered(registry, names))
@@ -203,7 +203,7 @@ def _compared(registry: ClassRegistry, objs: list[Any]) -> list[dict[str, Any]]:
     try:
         sync_statuses = registry.sync_statuses(objs)
     except CodeRefused as exc:
-        if len(objs) > 1:  # one by one, to find which are refused
+        if len(objs) > 1:  # compare one by one to find out which are refused
             return [each for obj in objs for each in _compared(registry, [obj])]
         own = {"name": name_of(objs[0]), "hash": registry.get_class_hash(objs[0])}
         return [{**own, "status": _REFUSED, "latest": None, "why": str(exc)}]
