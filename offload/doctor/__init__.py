@@ -1,4 +1,4 @@
-"""Diagnostics of an app, its stores, and its workers: see `examine` and `round_trip`."""
+"""Diagnostics for an app, its stores, and its workers: see `examine` and `round_trip`."""
 
 from __future__ import annotations
 

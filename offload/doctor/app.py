@@ -18,12 +18,12 @@ from offload.inspect import Finding
 from offload.text import human_count, human_duration, human_size
 
 _PICKLE = frozenset({"pickle", "application/x-python-serialize"})
-_SMALL_CACHE = 128 << 20  # bytes
-_SOON = 14 * 86400.0  # seconds before a key expires
+_SMALL_CACHE = 128 << 20  # bytes; less room in the node cache is worth a warning
+_SOON = 14 * 86400.0  # seconds; warn this long before a key expires
 
 
 def settings(runtime: Runtime) -> Iterator[Finding]:
-    """Report the mode, the size from which values are stored, and the limit on messages."""
+    """Report the mode, the threshold, and the size limit of messages."""
     known = runtime.settings
     if known.mode != "on":
         meaning = {"observe": "only counts", "off": "only resolves references"}[known.mode]
@@ -32,10 +32,10 @@ def settings(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("ok", f"values of {human_size(known.threshold)} or more are stored")
     try:
         limit = runtime.message_limit
-    except ConfigurationError:  # there is no store, which is reported as such
+    except ConfigurationError:  # another check reports that there is no store
         limit = None
     if limit is not None:
-        yield Finding("ok", f"messages have at most {human_size(limit.size)}")
+        yield Finding("ok", f"messages are limited to {human_size(limit.size)}")
 
 
 def tasks(runtime: Runtime) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def retention(runtime: Runtime) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{why} is {human_duration(seconds)}, but the broker may redeliver a message after "
-            f"{human_duration(again)} (visibility_timeout), when its values have expired",
+            f"{human_duration(again)} (visibility_timeout); by then its values have expired",
             "make it longer than visibility_timeout plus the time that messages wait in queues",
         )
     if not short:
@@ -90,7 +90,7 @@ def results(runtime: Runtime) -> Iterator[Finding]:
     ):
         yield Finding(
             "warning",
-            "results never expire (result_expires is not set), so large ones are kept for 10 "
+            "results never expire (result_expires is not set), so large results are kept for 10 "
             "years, or until `forget()` is called",
             "set result_expires",
         )
@@ -102,8 +102,8 @@ def accepted(runtime: Runtime) -> Iterator[Finding]:
     if accepts & _PICKLE:
         yield Finding(
             "info",
-            "pickle is accepted: anyone who can publish messages, or can write to the store and "
-            "knows its key, can run code on workers",
+            "pickle is accepted: anyone who can publish messages, or who can write to the store "
+            "and knows its key, can run code on workers",
             "remove pickle from accept_content and offload_accept if you don't need it",
         )
     else:
@@ -111,7 +111,7 @@ def accepted(runtime: Runtime) -> Iterator[Finding]:
 
 
 def node_cache(runtime: Runtime) -> Iterator[Finding]:
-    """Check that this machine's node cache can be used, and its size."""
+    """Check that this machine's node cache is usable and large enough."""
     cache = open_cache(runtime.store.url, runtime.settings, runtime.counters)
     if cache is None:
         if runtime.settings.cache == "auto" and runtime.settings.cache_size:
@@ -139,7 +139,7 @@ def node_cache(runtime: Runtime) -> Iterator[Finding]:
 
 
 def class_keys(runtime: Runtime) -> Iterator[Finding]:
-    """Check which code may be loaded, and whose keys have expired or soon will."""
+    """Check which code may be loaded, and which keys have expired or soon will."""
     mode = runtime.settings.code
     if mode == TRUSTED:
         yield Finding(
@@ -179,7 +179,7 @@ def pushed_classes(runtime: Runtime) -> Iterator[Finding]:
     for name, status in stale.items():
         yield Finding(
             "info",
-            f"{name} is {status}: its latest version in the store differs from the one here",
+            f"{name} is {status}: the latest version in the store differs from the one here",
             "push it with `celery offload classes push` if this release should be the latest",
         )
     if not stale:
@@ -188,7 +188,7 @@ def pushed_classes(runtime: Runtime) -> Iterator[Finding]:
 
 
 def dependencies() -> Iterator[Finding]:
-    """Compare installed versions with the newest tested ones; not installed is fine."""
+    """Compare installed versions with the newest tested ones, skipping what isn't installed."""
     newer = [
         f"{name} {installed} (tested: {tested})"
         for name, tested in TESTED.items()
@@ -218,17 +218,17 @@ CHECKS: Mapping[str, Callable[[Runtime], Iterator[Finding]]] = {
     "results": results,
     "accept_content": accepted,
 }
-"""Checks of the configuration, by subject, in the order in which they are shown."""
+"""Checks of the configuration by subject, in display order."""
 
 
-_MOST = 1000  # blobs
-_MOVE = "run `celery offload reencrypt`; what messages and results refer to expires by itself"
+_MOST = 1000  # blobs to examine
+_MOVE = "run `celery offload reencrypt`; values of messages and results expire by themselves"
 
 
 def encryption(runtime: Runtime) -> Iterator[Finding]:
-    """Count the blobs under each key, as far as the first 1,000 show it.
+    """Report how many of the first 1,000 blobs aren't encrypted with the first key.
 
-    Without encryption keys, reads and yields nothing.
+    Yields nothing, and reads nothing, if there are no encryption keys.
     """
     keyring = runtime.keyring
     if keyring is None:
@@ -240,7 +240,7 @@ def encryption(runtime: Runtime) -> Iterator[Finding]:
     total = sum(found.values())
     looked = f"of {total:,} blobs"
     if total >= _MOST:
-        looked += " that were looked at"
+        looked += " examined"
     if found.keys() <= {first}:
         yield Finding("ok", f"all {looked} are encrypted with the first key, {first}")
     for key, count in sorted(found.items()):
@@ -249,16 +249,16 @@ def encryption(runtime: Runtime) -> Iterator[Finding]:
         if key == PLAIN and keyring.required:
             yield Finding(
                 "error",
-                f"{count:,} {looked} aren't encrypted, and refused, as offload_encryption is "
+                f"{count:,} {looked} aren't encrypted, so they are refused: offload_encryption is "
                 "'required'",
-                "find the process that stores them without keys; to keep what was stored before, "
-                "run `celery offload reencrypt` without 'required'",
+                "find the process that writes without keys; to keep older values, run "
+                "`celery offload reencrypt` without 'required'",
             )
         elif key == PLAIN:
             yield Finding(
                 "warning",
-                f"{count:,} {looked} aren't encrypted: they are from before there were keys, or "
-                "from a process without them",
+                f"{count:,} {looked} aren't encrypted: they were written before keys were set, or "
+                "by a process without keys",
                 f"{_MOVE}; then set offload_encryption = 'required'",
             )
         elif key in others:
@@ -269,5 +269,5 @@ def encryption(runtime: Runtime) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 f"{count:,} {looked} are encrypted with {key}, which this process doesn't have",
-                "add that key to offload_encryption_keys: keys after the first only decrypt",
+                "add that key to offload_encryption_keys, after the first: later keys only decrypt",
             )

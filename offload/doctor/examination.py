@@ -1,4 +1,4 @@
-"""Run all checks; one that fails doesn't stop the others."""
+"""Run all checks, so that a failed one doesn't stop the others."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ Check = Callable[[], Iterable[Finding]]
 
 @dataclass(frozen=True)
 class Examined:
-    """A finding, its subject (``settings``, a store's URL, …), and whether it says that a store is
-    unavailable.
+    """A finding with its context.
+
+    Attributes:
+        subject: what was checked, such as ``settings`` or a store's URL.
+        finding: the result.
+        unavailable: whether the result is that a server is unavailable.
     """
 
     subject: str
@@ -41,17 +45,17 @@ class Examined:
 def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Examined]:
     """Run all checks, and yield their findings.
 
-    Writes a small blob, a pointer, and a lease to the store, and removes them.
+    Writes a small blob, a pointer, and a lease to the store, and deletes them.
 
     Args:
-        workers: seconds that workers have to reply; None to not ask them.
+        workers: seconds to wait for workers' replies; None skips the workers.
     """
     try:
         _ = runtime.settings
     except ConfigurationError as exc:
         yield Examined("settings", Finding("error", str(exc)))
         return  # nothing else can be checked
-    with suppress(ConfigurationError):  # there is no store, which is reported as such
+    with suppress(ConfigurationError):  # another check reports that there is no store
         runtime.app.finalize(auto=True)
     for subject, check in app.CHECKS.items():
         yield from _checked(subject, partial(check, runtime))
@@ -76,7 +80,7 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
         for examined in _checked(tier.url, *checks):
             unavailable = unavailable or examined.unavailable
             yield examined
-    if not unavailable:  # it would report the same again
+    if not unavailable:  # otherwise it would report the same again
         yield from _checked("encryption", partial(app.encryption, runtime))
         yield from _checked("messages", partial(check_messages, runtime))
     if workers is not None:
@@ -90,7 +94,7 @@ def _checked(subject: str, *checks: Check) -> Iterator[Examined]:
                 yield Examined(subject, finding)
         except StoreUnavailable as exc:
             yield Examined(subject, Finding("error", str(exc)), unavailable=True)
-            return  # the other checks would only wait for it again
+            return  # the other checks would wait for the same server
         except OffloadError as exc:
             yield Examined(subject, Finding("error", str(exc)))
         except Exception as exc:
@@ -105,13 +109,13 @@ def _diagnosed(runtime: Runtime, tier: Store) -> Iterator[Finding]:
 
 
 def _longest(runtime: Runtime) -> float:
-    """Return the longest time to live that the app asks for, in seconds, without delays."""
+    """Return the longest time in seconds that the app keeps a value, not counting delays."""
     try:
         if has_pins(runtime) or has_catalog(runtime):
             return math.inf
     except StoreUnavailable:
         raise
-    except OffloadError:  # listing names is denied: there may be pins, or a catalog
+    except OffloadError:  # may not list names, so there may be pins or a catalog
         return math.inf
     try:
         return longest_ttl(retention_requirements(runtime)[0].seconds)
@@ -120,5 +124,5 @@ def _longest(runtime: Runtime) -> float:
 
 
 def _workers_agree(runtime: Runtime, timeout: float) -> Iterator[Finding]:
-    """Compare the settings of workers that reply within *timeout* seconds with this process's."""
+    """Compare this process's settings with those of workers that reply in *timeout* seconds."""
     return config_drift(this_process(runtime), ask_workers(runtime.app, timeout=timeout))

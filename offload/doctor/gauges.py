@@ -1,4 +1,4 @@
-"""Gauges of stores and workers for the exporter, which the store's counters can't provide."""
+"""Gauges for the exporter that aren't counters: the state of stores and workers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from offload.inspect.workers import State, Workers, ask_workers, this_process
 logger = logging.getLogger(__name__)
 
 _EVERY = 15.0  # seconds between two checks
-_KEPT = 120.0  # seconds for which the last check is served if the next one hangs
+_KEPT = 120.0  # seconds to serve the last check if the next one hangs
 _PROBLEMS = ("warning", "error")
 
 
 class Gauges:
-    """Checks the stores and workers of an app in a thread, as long as somebody scrapes.
+    """Checks the stores and workers of an app in a thread, as long as the exporter is scraped.
 
-    A scrape never waits: it gets the last check, and nothing before the first has finished.
+    A scrape never waits: it gets the results of the last check, or nothing before the first one.
+
+    Args:
+        every: seconds between two checks.
     """
 
     def __init__(self, runtime: Runtime, *, every: float = _EVERY) -> None:
@@ -40,7 +43,7 @@ class Gauges:
         self._thread: threading.Thread | None = None
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges of the last check."""
+        """Yield the gauges of the last check. Prometheus's client calls this for each scrape."""
         self._wanted.set()
         with self._lock:
             if self._thread is None:
@@ -50,7 +53,7 @@ class Gauges:
             yield from found
 
     def close(self) -> None:
-        """End the thread once its check is done."""
+        """Stop the thread after its current check."""
         self._stopped.set()
         self._wanted.set()
 
@@ -77,7 +80,7 @@ def _of_stores(tiers: Sequence[TierState]) -> Iterator[Metric]:
     )
     labels = ["store", "server"]
     used = GaugeMetricFamily(
-        "offload_store_used_bytes", "Memory or space in use, by everyone.", labels=labels
+        "offload_store_used_bytes", "Memory or space in use, by all users.", labels=labels
     )
     limit = GaugeMetricFamily(
         "offload_store_limit_bytes",
@@ -101,15 +104,14 @@ def _of_stores(tiers: Sequence[TierState]) -> Iterator[Metric]:
 def _of_workers(asked: Workers, drift: Sequence[Finding]) -> Iterator[Metric]:
     workers = GaugeMetricFamily(
         "offload_workers",
-        "Workers that are online: connected; without offload; silent, that is, without a reply; "
-        "or with an unreadable reply.",
+        "Workers online by state: connected; without offload; silent (no reply); or unreadable.",
         labels=["state"],
     )
     for state in get_args(State):
         workers.add_metric([state], sum(each.state == state for each in asked.workers))
     problems = GaugeMetricFamily(
         "offload_worker_problems",
-        "Findings about workers: how their configuration differs, and who lacks offload.",
+        "Findings about workers: configuration drift, and workers without offload.",
         labels=["level"],
     )
     for level in _PROBLEMS:

@@ -1,4 +1,4 @@
-"""How long values are needed: the app's requirements, lifecycle rules for S3, waiting messages."""
+"""Retention: what the app requires, lifecycle rules for S3, and messages about to lose values."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from offload.text import human_duration
 
 DAY = 86400.0  # seconds
 NEAR = 0.25
-"""Share of a message's time; less than that left is worth a warning."""
-_PAGE = 1000  # blobs whose holders are read together
-_ENOUGH = 200_000  # blobs that are examined
+"""Share of a message's retention; a warning is due when less than that is left."""
+_PAGE = 1000  # blobs whose holders are read in one request
+_ENOUGH = 200_000  # maximum number of blobs to examine
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """A time for which values are needed.
+    """A minimum time for which values must be kept.
 
     Attributes:
-        seconds: counted from publishing.
-        why: the settings that require it, for people.
+        seconds: the time, counted from publishing.
+        why: the settings that require it, as text for people.
     """
 
     seconds: float
@@ -43,18 +43,18 @@ class Requirement:
 def retention_requirements(
     runtime: Runtime, *, delay: float = 0.0, retention: float | None = None
 ) -> list[Requirement]:
-    """Return the retention that the app's settings and tasks require, the longest first.
+    """Return the retention that the app's settings and tasks require, longest first.
 
-    Options of single calls can't be known here:
+    The app can't know options of single calls, so pass these:
 
     Args:
-        delay: the longest ``eta``, ``countdown``, or ``expires`` that is used, in seconds;
-            those of a chain's tasks add up.
-        retention: the longest retention that calls ask for (``Offload.put(retention=…)``,
-            ``apply_async(offload={"retention": …})``), and that results are read for.
+        delay: the longest ``eta``, ``countdown``, or ``expires`` in use, in seconds; for a chain,
+            their sum.
+        retention: the longest retention that calls request (``Offload.put(retention=…)``,
+            ``apply_async(offload={"retention": …})``) and for which results are read, in seconds.
 
     Raises:
-        ConfigurationError: settings or a task's options are wrong; or large results are
+        ConfigurationError: settings or a task's options are invalid; or large results are
             stored and never expire, and *retention* is None.
     """
     found = list(_requirements(runtime, delay, retention))
@@ -62,15 +62,12 @@ def retention_requirements(
 
 
 def has_pins(runtime: Runtime) -> bool:
-    """Return whether any value is pinned, and so needed until it is unpinned. Raises StoreError."""
+    """Return whether any value is pinned. Raises StoreError."""
     return runtime.store.blobs.tracks_holds and any(True for _ in runtime.pins.names())
 
 
 def has_catalog(runtime: Runtime) -> bool:
-    """Return whether a catalog names any value, which is then needed until it is removed.
-
-    Raises StoreError.
-    """
+    """Return whether the store has a catalog with any version. Raises StoreError."""
     try:
         return any(True for _ in tiers_of(runtime.store)[0].pointers.names(RECORDS))
     except ConfigurationError:  # the store has no pointers
@@ -107,10 +104,11 @@ def _requirements(runtime: Runtime, delay: float, retention: float | None) -> It
 
 @dataclass(frozen=True)
 class Rule:
-    """Delete objects a number of whole days after they were written.
+    """A lifecycle rule that deletes objects some days after they were written.
 
     Attributes:
-        prefix: of the keys of those objects.
+        prefix: the prefix of their keys.
+        days: whole days.
     """
 
     bucket: str
@@ -118,9 +116,11 @@ class Rule:
     days: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the rule as S3's API takes it in ``Rules``.
+        """Return the rule as an item of ``Rules`` in S3's API.
 
-        In a versioned bucket, noncurrent versions are deleted after a day: nothing reads them.
+        https://docs.aws.amazon.com/AmazonS3/latest/API/API_LifecycleRule.html
+
+        In a versioned bucket, it deletes noncurrent versions after a day: nothing reads them.
         """
         return {
             "ID": f"offload {self.prefix}"[:255],
@@ -132,12 +132,12 @@ class Rule:
 
 
 def lifecycle_rule(store: Store, longest: float) -> Rule | None:
-    """Return the rule with the fewest days that never deletes a live blob of *store*.
+    """Return the rule with the fewest days that never deletes a blob of *store* that is needed.
 
-    None if *store* isn't in S3.
+    Return None if *store* isn't in S3.
 
     Args:
-        longest: the most seconds for which anything is ever kept at a time.
+        longest: the longest time that one hold keeps a blob, in seconds.
     """
     if not store.url.startswith("s3://"):
         return None
@@ -150,22 +150,22 @@ def lifecycle_rule(store: Store, longest: float) -> Rule | None:
 
 
 def days_for(life: float) -> int:
-    """Return the whole days after which an object that lives *life* seconds has expired.
+    """Return the days that a rule needs for objects that live *life* seconds.
 
-    S3 counts from the moment of writing to the midnight (UTC) after so many days; servers
-    that count dates instead may be up to a day early.
+    S3 counts from the time of writing and rounds up to the next midnight (UTC). Servers that count
+    dates instead may delete up to a day early.
     """
     return math.ceil(life / DAY) + 1
 
 
 @dataclass(frozen=True)
 class Expiring:
-    """Messages with less than `NEAR` of their time left.
+    """Messages with less than `NEAR` of their retention left.
 
     Attributes:
-        count: how many there are.
-        holder: the one whose values expire first; "" if there is none.
-        left: seconds until they do.
+        count: their number.
+        holder: the holder whose values expire first; "" if *count* is 0.
+        left: seconds until that.
     """
 
     count: int = 0
@@ -174,10 +174,10 @@ class Expiring:
 
 
 def expiring_messages(runtime: Runtime) -> Expiring:
-    """Return the messages whose values are about to expire, unless something else holds them.
+    """Find messages whose values are about to expire and have no other holder.
 
-    Messages that expire themselves aren't among them, nor are those of a short retention that
-    haven't waited for most of it. Finds nothing if the store doesn't track holds.
+    Doesn't count messages that expire themselves, nor messages with a short retention that haven't
+    waited for most of it. Finds nothing if the store doesn't track holds.
     """
     tracking = hold_tracking_of(runtime.store)
     if tracking is None:
@@ -200,7 +200,7 @@ def check_messages(runtime: Runtime) -> Iterator[Finding]:
         found = expiring_messages(runtime)
     except StoreUnavailable:
         raise
-    except StoreError as exc:  # a right to list keys that nothing else needs
+    except StoreError as exc:  # nothing else needs the right to list keys
         yield Finding("info", f"can't look for messages about to lose their values: {exc}")
         return
     if not found.count:
@@ -209,7 +209,7 @@ def check_messages(runtime: Runtime) -> Iterator[Finding]:
     yield Finding(
         "warning",
         f"{found.count} messages have waited for most of their retention: the values of the first, "
-        f"task {task}, expire in {human_duration(found.left)}, and it would fail with BlobMissing",
+        f"task {task}, expire in {human_duration(found.left)}; it would then fail with BlobMissing",
         "run workers for its queue, or discard it with `celery offload purge QUEUE`; raise "
         "offload_retention for future messages",
     )
@@ -221,9 +221,9 @@ def _is_near(holder: str, left: float) -> bool:
 
 
 def _longest_retention(runtime: Runtime) -> float:
-    """Return the longest retention of messages that settings and tasks ask for, in seconds.
+    """Return the longest retention of messages that settings and tasks set, in seconds.
 
-    Tasks with wrong options ask for none: they can't be sent.
+    Ignores tasks with invalid options, which can't be sent.
     """
     asked = [runtime.retention, 0.0]
     for name in runtime.app.tasks:

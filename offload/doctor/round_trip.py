@@ -24,24 +24,24 @@ from offload.inspect.workers import Workers, ask_workers, connected, this_proces
 from offload.ref import Ref
 from offload.text import human_latency, human_size, some
 
-_POLL = 0.05  # seconds between looks for a receipt
-_LATE = 60.0  # seconds after which a worker discards the message, in addition to the timeout
-_ASK = 1.0  # seconds for workers to say that they are there
+_POLL = 0.05  # seconds between two polls for the receipt
+_LATE = 60.0  # seconds after the timeout at which the message expires
+_ASK = 1.0  # seconds to wait for workers' replies to a ping
 _UNKNOWN = "an unknown worker"
 
 
 @dataclass
 class Measured:
-    """The measurements of a check; None, 0, or "" until they are taken.
+    """The measurements of a round trip; None, 0, or "" until they are taken.
 
     Attributes:
         size: bytes of the value.
-        message: bytes of the message that the broker received: headers and body.
-        uploaded, fetched: bytes of values that this process wrote to the store, and read from it.
+        message: bytes of the message's headers and body, as sent to the broker.
+        uploaded, fetched: bytes of values that this process wrote to and read from the store.
         publish: seconds to store the value and send the message.
-        wait: seconds from then until the result was there.
-        read: seconds to read the value of the result.
-        worker, version: name of the worker and its version of offload.
+        wait: seconds from then until the result arrived.
+        read: seconds to read the result's value.
+        worker, version: the worker's name, and its version of offload.
     """
 
     size: int
@@ -67,12 +67,12 @@ def round_trip(
 ) -> Iterator[Examined]:
     """Send a random value of ``measured.size`` bytes to a worker and back, and yield findings.
 
-    Stops at the first error. The last finding says so, or the value came back.
+    Stops at the first error, which is then the last finding.
 
     Args:
-        measured: what is filled in.
+        measured: filled in with the measurements.
         timeout: seconds to wait for the worker.
-        queue: where to send the message; by default, where the app's router sends it.
+        queue: name of the queue to send the message to; by default, the app's router decides.
     """
     try:
         _check_settings(runtime)
@@ -91,18 +91,18 @@ def _check_settings(runtime: Runtime) -> None:
     mode, conf = runtime.settings.mode, runtime.app.conf
     if mode != "on":
         raise ConfigurationError(
-            f"offload_mode is {mode!r}, so nothing is stored and there is nothing to check: set it "
-            "to 'on', if only for this command"
+            f"offload_mode is {mode!r}, so nothing is stored: set it to 'on' at least for this "
+            "command"
         )
     if conf.task_always_eager:
         raise ConfigurationError(
-            "task_always_eager is on, so tasks run in their caller and no worker is used: remove "
-            "it to check broker and workers"
+            "task_always_eager is on, so tasks run in the calling process, without a worker: "
+            "remove it to check broker and workers"
         )
     if runtime.app.connection_for_write().transport.driver_type == "memory":
         raise ConfigurationError(
-            "the broker is this process's own memory, which no worker can reach: set broker_url to "
-            "the broker that workers use"
+            "the broker is in this process's memory, where no worker can reach it: set broker_url "
+            "to the broker that workers use"
         )
     _ = runtime.store
 
@@ -151,7 +151,7 @@ class _Trip:
                 )
         except OffloadError:
             raise
-        except Exception as exc:  # any of the transport's, or of the result backend's
+        except Exception as exc:  # transports and result backends raise errors of their own
             what = f"the message can't be sent to the broker: {type(exc).__name__}: {exc}"
             remedy = "start the broker, or correct broker_url"
             yield Examined("broker", Finding("error", what, remedy), unavailable=True)
@@ -178,7 +178,7 @@ class _Trip:
         except ResultTimeoutError:
             yield from self._describe_silence()
             return
-        except OffloadError as exc:  # the worker's, which says what to do
+        except OffloadError as exc:  # raised in the worker, with advice
             is_away = isinstance(exc, StoreUnavailable)
             yield Examined("workers", Finding("error", str(exc)), unavailable=is_away)
             yield from self._describe_workers()
@@ -188,7 +188,7 @@ class _Trip:
             remedy = "set the clocks of both machines: they differ by a minute or more"
             yield Examined("workers", Finding("error", what, remedy))
             return
-        except Exception as exc:  # the task's own, or any of the result backend's
+        except Exception as exc:  # raised by the task or by the result backend
             if isinstance(exc, NotRegistered) or REFUSAL in str(exc):
                 what = "the task came to a worker without offload, or with an older version"
                 remedy = "install this version there, and call Offload(app) in its app"
@@ -232,7 +232,7 @@ class _Trip:
         what += f"its result was there after {human_latency(measured.wait)}"
         yield Examined("workers", Finding("ok", what))
         if value != self.value[::-1]:
-            what = "the value that came back isn't the one that was expected"
+            what = "the value that came back isn't the expected one"
             remedy = "report this with the versions that `celery report` prints"
             yield Examined("result", Finding("error", what, remedy))
             return
@@ -243,12 +243,12 @@ class _Trip:
             self.result.forget()
 
     def _describe_silence(self) -> Iterator[Examined]:
-        """Say why there may be no result."""
+        """Yield findings that may explain why there is no result."""
         waited = f"{self.timeout:g} s"
         receipt = read_receipt(self.runtime.store.pointers, self.result.id)
         if receipt is not None:
             what = f"{receipt.worker or _UNKNOWN} ran the task, but its result didn't "
-            what += f"come back within {waited}"
+            what += f"arrive within {waited}"
             remedy = (
                 "set result_backend to the same URL in workers and publishers, one that both can "
                 "reach"
@@ -278,7 +278,7 @@ class _Trip:
         )
 
     def _describe_workers(self, found: Workers | None = None) -> Iterator[Examined]:
-        """Compare workers with this process: a difference may be the reason."""
+        """Yield differences between workers and this process, which may be the reason."""
         if found is None:
             found = ask_workers(self.runtime.app, timeout=_ASK)
         for finding in config_drift(this_process(self.runtime), found):
@@ -287,7 +287,7 @@ class _Trip:
 
 
 class _Measuring:
-    """A producer that measures what it publishes.
+    """A kombu producer that measures what it publishes.
 
     Attributes:
         size: bytes of the last message's body and headers.

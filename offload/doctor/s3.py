@@ -23,32 +23,33 @@ _OWN: Mapping[str, Callable[[str], object]] = {
     "probe": PROBE.fullmatch,
     "stats": SMALL_FILE.fullmatch,
 }
-_PAGES = 10  # of 1000 keys each
+_PAGES = 10  # pages of 1000 keys to examine
 _COMMAND = "write a rule with `celery offload store lifecycle`"
 
 
 def diagnose(client: S3Client, conditions: Conditions, rule: Rule | None) -> Iterator[Finding]:
     """Check the server's clock, conditional deletes, stray objects, and lifecycle rules.
 
-    *rule* is the safe one with the fewest days; None if no rule is safe.
+    Args:
+        rule: the safe rule with the fewest days; None if no rule is safe.
     """
     yield _clock(client)
     yield _deletes(conditions)
-    yield from stray_findings(strays(client), "keep what others write out of the prefix")
+    yield from stray_findings(strays(client), "keep other files out of the prefix")
     try:
         _, answer = client.ask("get_bucket_lifecycle_configuration", (404, 501))
     except StoreError as exc:
         yield Finding(
             "info",
             f"the bucket's lifecycle rules can't be read ({exc})",
-            "grant s3:GetLifecycleConfiguration to have them checked",
+            "grant s3:GetLifecycleConfiguration to check them",
         )
         return
     yield from _rules(answer.get("Rules", []), client.prefix, rule)
 
 
 def strays(client: S3Client) -> Iterator[str]:
-    """Yield the keys below the store's prefix that aren't its own, of the first few pages."""
+    """Yield keys below the store's prefix that don't belong to it, from the first few pages."""
     for folder, is_own in _OWN.items():
         for page in islice(client.pages(folder), _PAGES):
             start = len(f"{client.prefix}{folder}/")
@@ -72,7 +73,7 @@ def _deletes(conditions: Conditions) -> Finding:
 
 
 def _rules(rules: list[Mapping[str, Any]], own: str, least: Rule | None) -> Iterator[Finding]:
-    """Report rules of the bucket that delete live objects."""
+    """Report rules of the bucket that delete objects which may be needed."""
     for rule in rules:
         expiration = rule.get("Expiration", {})
         if rule.get("Status") != "Enabled" or not {"Days", "Date"} & set(expiration):
@@ -86,7 +87,7 @@ def _rules(rules: list[Mapping[str, Any]], own: str, least: Rule | None) -> Iter
                 yield Finding(
                     "error",
                     f"the lifecycle rule {name!r} deletes {own}{folder}/ {when}, including the "
-                    "key that references are signed with",
+                    "key that signs references",
                     f"limit it to {own}blobs/: {_COMMAND}",
                 )
                 break
@@ -112,7 +113,7 @@ def _rules(rules: list[Mapping[str, Any]], own: str, least: Rule | None) -> Iter
 
 
 def _prefix(rule: Mapping[str, Any]) -> str | None:
-    """Return a rule's key prefix; None if it applies to tagged objects only."""
+    """Return a rule's key prefix; None if the rule applies only to tagged objects."""
     chosen: Mapping[str, Any] = rule.get("Filter") or {}
     chosen = chosen.get("And", chosen)
     if chosen.get("Tag") or chosen.get("Tags"):

@@ -1,4 +1,4 @@
-"""Check file systems, Redis and Valkey servers; findings that several kinds of stores share."""
+"""Check file systems and Redis servers; findings shared by several kinds of stores."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from offload.stores.redis.client import RedisClient
 from offload.stores.redis.driver_errors import is_denied
 from offload.text import human_size
 
-_SHOWN = 5  # names of stray files
-_CLOCK = 5.0  # seconds of difference worth a warning
+_SHOWN = 5  # stray files to name
+_CLOCK = 5.0  # seconds; a larger clock difference is worth a warning
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Capacity:
     """Used and available space of a server or file system; None if unknown.
 
     Attributes:
-        server: its name if a store has several, else "".
-        kind: and version, as ``Valkey 9.0``.
-        used: bytes used by everyone.
-        limit: bytes; None: unlimited.
-        policy: a Redis server's eviction policy.
-        evicted: keys evicted since it started.
-        keys: keys in its database, including those of others.
+        server: the server's name if the store has several, else "".
+        kind: software and version, such as ``Valkey 9.0``.
+        used: bytes in use, by all users.
+        limit: maximum bytes; None also if unlimited.
+        policy: a Redis server's eviction policy; "" for others.
+        evicted: number of keys evicted since the server started.
+        keys: number of keys in the database, including those of other users.
     """
 
     server: str = ""
@@ -51,25 +51,25 @@ class Capacity:
 
 
 def clock_finding(ahead: float) -> Finding:
-    """Judge a server's clock that is *ahead* seconds before this machine's."""
+    """Return a finding on a server's clock that is *ahead* seconds ahead of this machine's."""
     if abs(ahead) <= _CLOCK:
         return Finding("ok", "its clock and this machine's agree")
     which = "ahead of" if ahead > 0 else "behind"
     return Finding(
         "warning",
-        f"its clock is {abs(ahead):.0f} s {which} this machine's; if it is minutes, servers "
-        "refuse requests, and references look older or younger than they are",
+        f"its clock is {abs(ahead):.0f} s {which} this machine's; with a difference of minutes, "
+        "servers refuse requests, and references look older or younger than they are",
         "synchronize both with NTP",
     )
 
 
 def stray_findings(names: Iterable[str], remedy: str) -> Iterator[Finding]:
-    """Yield a finding if *names*, the stray files in a store, aren't empty."""
+    """Yield a finding if there are any *names*, those of stray files in a store."""
     found = sorted(names)
     if found:
         shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
         count = "one file or folder" if len(found) == 1 else f"{len(found)} files or folders"
-        yield Finding("info", f"{count} that aren't the store's are ignored: {shown}", remedy)
+        yield Finding("info", f"{count} that don't belong to the store: {shown}", remedy)
 
 
 _LAYOUT = {
@@ -81,11 +81,11 @@ _LAYOUT = {
     "stats": (SMALL_FILE,),
     "tmp": (ASIDE,),
 }
-_LITTLE = 0.05  # of the file system
+_LITTLE = 0.05  # share of the file system; less free space is worth a warning
 
 
 def diagnose_files(disk: Disk) -> Iterator[Finding]:
-    """Check the space left for this user, and look for stray files."""
+    """Check the free space, and look for stray files."""
     with disk.errors():
         yield from check_space(disk.root)
     with disk.errors():
@@ -96,7 +96,7 @@ def diagnose_files(disk: Disk) -> Iterator[Finding]:
 
 
 def strays(disk: Disk) -> Iterator[Path]:
-    """Yield the files and folders below the store's that don't belong to it."""
+    """Yield files and folders in the store's folder that don't belong to it."""
     for entry in disk.entries(disk.root):
         path = Path(entry.path)
         if entry.name in _LAYOUT and entry.is_dir():
@@ -115,9 +115,9 @@ def _strays(disk: Disk, folder: Path, levels: Sequence[Pattern[str]]) -> Iterato
 
 
 def check_space(path: Path) -> Iterator[Finding]:
-    """Check the space left for this user in the file system of *path*. Raises OSError."""
+    """Check the free space in the file system of *path*, for this user. Raises OSError."""
     free, whole = _room(path)
-    shown = f"{human_size(free)} of {human_size(whole)} are free"
+    shown = f"{human_size(free)} of {human_size(whole)} free"
     if free < whole * _LITTLE:
         yield Finding(
             "warning",
@@ -135,9 +135,9 @@ def folder_capacity(path: Path) -> Iterator[Capacity]:
 
 
 def _room(path: Path) -> tuple[int, int]:
-    """Return the bytes free for this user, and the total."""
+    """Return the bytes that are free for this user, and the total."""
     there = next(each for each in (path, *path.parents) if each.exists())
-    system = os.statvfs(there)  # the path is created with the first write
+    system = os.statvfs(there)  # the first write creates the path itself
     return system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize
 
 
@@ -147,17 +147,17 @@ def diagnose_fsspec(store: FsspecStore) -> Iterator[Finding]:
     own = (name for name in names if BLOB_NAME.fullmatch(name) or CLOCK.fullmatch(name))
     strays = [f"blobs/{name}" for name in set(names).difference(own)]
     yield from stray_findings(
-        [*strays, *store.files.strays()], "keep what others write out of the folder"
+        [*strays, *store.files.strays()], "keep other files out of the folder"
     )
 
 
 OLDEST = (6, 2)
-"""The first version with ``ZADD GT``, which the scripts use."""
-_FULL = 0.9  # of maxmemory
+"""Minimum Redis version: the first with ``ZADD GT``, which the scripts use."""
+_FULL = 0.9  # share of maxmemory; more is worth a warning
 
 
 def diagnose_redis(client: RedisClient) -> Iterator[Finding]:
-    """Check each server; in a Cluster, each primary."""
+    """Check each server; of a Cluster, each primary."""
     try:
         for name, info in client.each_server("INFO"):
             where = f"{name}: " if name else ""
@@ -174,9 +174,9 @@ def diagnose_redis(client: RedisClient) -> Iterator[Finding]:
             raise
         yield Finding(
             "warning",
-            "its user may not run INFO, so version, memory, eviction, and persistence weren't "
-            "checked",
-            "grant its user +info to check them; nothing else needs it",
+            "the store's user may not run INFO, so version, memory, eviction, and persistence "
+            "weren't checked",
+            "grant the user +info to check them; nothing else needs it",
         )
     sent = time.time()
     for name, (seconds, micros) in client.each_server("TIME"):
@@ -187,7 +187,7 @@ def diagnose_redis(client: RedisClient) -> Iterator[Finding]:
 
 
 def redis_capacity(client: RedisClient) -> Iterator[Capacity]:
-    """Yield how much each server holds; nothing if INFO is denied."""
+    """Yield the capacity of each server; nothing if INFO is denied."""
     for name, info in _allowed(client.each_server("INFO")):
         kind, version = _kind(info)
         yield Capacity(
@@ -219,7 +219,7 @@ def _number(info: Mapping[str, Any], name: str) -> int | None:
 
 
 def _keys(info: Mapping[str, Any], database: int) -> int | None:
-    space = info.get(f"db{database}", {"keys": 0})  # INFO leaves out an empty database
+    space = info.get(f"db{database}", {"keys": 0})  # INFO omits empty databases
     return _number(space, "keys") if isinstance(space, Mapping) else None
 
 
@@ -249,8 +249,8 @@ def _eviction(info: Mapping[str, Any]) -> Finding:
         "warning",
         f"maxmemory-policy is {policy}: when memory is full, the server evicts values that "
         "messages refer to, and their tasks fail with BlobMissing",
-        "set maxmemory-policy noeviction; if others use the server as a cache, give offload its "
-        "own",
+        "set maxmemory-policy noeviction; if others use the server as a cache, give offload a "
+        "server of its own",
     )
 
 
@@ -259,11 +259,11 @@ def _memory(info: Mapping[str, Any]) -> Finding:
     if not most:
         return Finding(
             "info",
-            f"maxmemory is not set; {human_size(used)} are used",
-            "set maxmemory below the machine's memory: a full server then fails publishes with "
-            "StoreUnavailable instead of being killed",
+            f"maxmemory is not set; {human_size(used)} used",
+            "set maxmemory below the machine's memory: publishing to a full server then fails with "
+            "StoreUnavailable, and the server isn't killed",
         )
-    shown = f"{human_size(used)} of {human_size(most)} (maxmemory) are used"
+    shown = f"{human_size(used)} of {human_size(most)} (maxmemory) used"
     if used > most * _FULL:
         return Finding("warning", shown, "raise maxmemory, or lower offload_retention")
     return Finding("ok", shown)
@@ -281,8 +281,8 @@ def _replication(info: Mapping[str, Any], wanted: int) -> Iterator[Finding]:
     elif connected and not wanted and "min_slaves_good_slaves" not in info:
         yield Finding(
             "warning",
-            f"it has replicas ({connected}), but no write waits for them: a failover loses what "
-            "they don't have yet, and tasks that need it fail with BlobMissing",
+            f"it has replicas ({connected}), but no write waits for them: a failover loses recent "
+            "writes, and tasks that need them fail with BlobMissing",
             "add ?wait_replicas=1 to the store's URL, or set min-replicas-to-write on the server",
         )
     elif connected:
@@ -295,7 +295,7 @@ def _persistence(info: Mapping[str, Any]) -> Finding:
         return Finding("ok", "data survives a restart (appendonly yes)")
     return Finding(
         "info",
-        "appendonly is off: values stored since the last snapshot are lost if the server stops, "
-        "and tasks whose messages survive fail with BlobMissing",
+        "appendonly is off: if the server stops, values stored since the last snapshot are lost, "
+        "and tasks that need them fail with BlobMissing",
         "set appendonly yes if the broker's messages survive a restart",
     )

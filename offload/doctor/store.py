@@ -1,4 +1,4 @@
-"""Check and measure a store: write to it, look up its last sweep, run the checks of its kind."""
+"""Check and measure a store: test writes, its last sweep, and its server's configuration."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from offload.stores.protocols import Store
 from offload.stores.redis.store import RedisStore
 from offload.stores.sqlite.store import SQLiteStore
 
-_TTL = 60.0  # seconds until a killed check's leftovers expire
-_SELDOM = 2 * 86400.0  # seconds without a sweep that are worth a warning
+_TTL = 60.0  # seconds until leftovers of a killed check expire
+_SELDOM = 2 * 86400.0  # seconds; longer without a sweep is worth a warning
 _SCHEDULE = (
     'run the task "offload.gc" every hour with beat, or `celery -A … offload gc` with cron; for '
-    "S3, a lifecycle rule does it too, some days later"
+    "S3, a lifecycle rule also works, some days later"
 )
 
 
@@ -49,7 +49,7 @@ def blobs(store: Store) -> Iterator[Finding]:
         store.blobs.put({digest: [content]}, _TTL)
         (found,) = store.blobs.get([digest], len(content))
         if bytes(found) != content:
-            yield Finding("error", "a blob that was read differs from what was written")
+            yield Finding("error", "a blob was read with other bytes than were written")
             return
         store.blobs.delete([digest])
     finally:
@@ -83,8 +83,8 @@ def pointers(store: Store) -> Iterator[Finding]:
     else:
         yield Finding(
             "error",
-            "pointers are overwritten without comparing: processes could sign references with "
-            "different keys",
+            "compare-and-swap overwrote a pointer that had changed: processes could sign "
+            "references with different keys",
             "use a store that passes the conformance suite; see offload.testing",
         )
 
@@ -105,13 +105,13 @@ def leases(store: Store) -> Iterator[Finding]:
 
 
 def sweeping(store: Store) -> Iterator[Finding]:
-    """Check that expired blobs are swept, if the server doesn't delete them itself."""
+    """Check that expired blobs are swept, unless the server deletes them by itself."""
     places = ", ".join(tier.url for tier in tiers_of(store) if not tier.blobs.tracks_holds)
     if not places:
         return
     try:
         last = last_sweep(store)
-    except ConfigurationError:  # it has no pointers, which `pointers` reports
+    except ConfigurationError:  # `pointers` reports that the store has none
         return
     if last is None or last.ended is None:
         yield Finding("warning", f"{places} was never swept", _SCHEDULE)
@@ -125,12 +125,12 @@ def sweeping(store: Store) -> Iterator[Finding]:
 
 
 def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
-    """Check the server, bucket, or folder of *store* and its configuration; change nothing.
+    """Check the server, bucket, or folder of *store* and its configuration, changing nothing.
 
-    Yields nothing for a store of any other kind.
+    Yields nothing for kinds of stores that it doesn't know.
 
     Args:
-        longest: seconds for which the app may keep something; infinite if unlimited.
+        longest: the longest time that the app may keep a value, in seconds; may be infinite.
 
     Raises StoreError if the server refuses, StoreUnavailable if it is unavailable.
     """
@@ -145,7 +145,7 @@ def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
     elif type(store) is MemoryStore:
         yield Finding(
             "warning",
-            "it is this process's own memory: worker processes can't see what a publisher stores",
+            "it is in this process's memory: workers can't read what a publisher stores",
             "set offload_store to Redis, S3, or a shared folder; memory stores are for tests",
         )
     elif store.url.startswith("s3://"):
@@ -158,9 +158,9 @@ def diagnose(store: Store, *, longest: float) -> Iterator[Finding]:
 
 
 def capacity_of(store: Store) -> Iterator[Capacity]:
-    """Yield the used and total space of each server of *store*; nothing if unknown.
+    """Yield the capacity of each server of *store*; nothing if it is unknown.
 
-    One round trip per server.
+    Takes one round trip per server.
     """
     if isinstance(store, RedisStore):
         yield from redis_capacity(store.client)
@@ -172,22 +172,22 @@ def capacity_of(store: Store) -> Iterator[Capacity]:
 
 
 PINGS = 5
-"""Round trips whose median is the latency."""
-_ENOUGH = 1.0  # seconds after which no more are made
+"""Number of round trips; the latency is their median."""
+_ENOUGH = 1.0  # seconds after which no more round trips are started
 _MISSING = digest_of([b"what no store has"])
 
 
 @dataclass(frozen=True)
 class TierState:
-    """One store, a tier of several or the only one.
+    """One tier of a store; a store without tiers is its only one.
 
     Attributes:
-        url: without credentials.
-        min_size: bytes from which values go there; 0 for the first.
-        error: why it is unavailable; "" if it isn't.
+        url: its URL, without credentials.
+        min_size: minimum serialized bytes of values that go there; 0 for the first tier.
+        error: why it is unavailable; "" if it is available.
         latency: median of a few round trips, in seconds; None if unavailable.
-        capacity: of each of its servers; empty if unknown.
-        tracks_holds: whether it tracks holds, and deletes by itself what has none left.
+        capacity: the capacity of each server; empty if unknown.
+        tracks_holds: whether it tracks holds, and deletes blobs without holds by itself.
     """
 
     url: str
@@ -204,7 +204,8 @@ class StoreState:
 
     Attributes:
         at: when it was inspected, in seconds since 1970.
-        last_sweep: None if there was none, or the first tier is unavailable.
+        url: its URL, without credentials.
+        last_sweep: None if it was never swept, or if the first tier is unavailable.
     """
 
     at: float
@@ -214,14 +215,14 @@ class StoreState:
 
     @property
     def needs_sweeps(self) -> bool:
-        """Whether expired blobs have to be swept: see `offload.gc`."""
+        """Whether expired blobs must be swept: see `offload.gc`."""
         return not all(tier.tracks_holds for tier in self.tiers)
 
 
 def inspect_store(store: Store, sizes: Sequence[int] = ()) -> StoreState:
     """Inspect *store* and each of its tiers, without changing anything.
 
-    An unavailable tier takes one timeout (of Redis: ``socket_timeout``, 10 seconds), and is
+    An unavailable tier takes one timeout (``socket_timeout`` of Redis: 10 seconds), and is
     returned with its error.
 
     Args:
@@ -235,7 +236,7 @@ def inspect_store(store: Store, sizes: Sequence[int] = ()) -> StoreState:
     )
     swept = None
     if not states[0].error:
-        with suppress(OffloadError):  # it has no pointers, or became unavailable
+        with suppress(OffloadError):  # no pointers, or just became unavailable
             swept = last_sweep(store)
     return StoreState(began, store.url, states, swept)
 
@@ -248,7 +249,7 @@ def _inspect(store: Store, min_size: int) -> TierState:
         capacity = tuple(capacity_of(store))
     except OffloadError as exc:
         error = str(exc)
-    except Exception as exc:  # a server may reply anything
+    except Exception as exc:  # a broken server can cause any error
         error = f"{type(exc).__name__}: {exc}"
     return TierState(store.url, min_size, error, latency, capacity, store.blobs.tracks_holds)
 
@@ -264,7 +265,7 @@ def _latency(store: Store) -> float:
 
 
 def _ping(store: Store) -> None:
-    """Ask for a blob that doesn't exist."""
+    """Make one round trip, by requesting a blob that doesn't exist."""
     if isinstance(store.blobs, BlobInspection):
         store.blobs.peek([_MISSING], 0)
         return

@@ -100,7 +100,7 @@ def test_another_result_backend_is_recognized(started, project, redis):
         if "ran the task" in error["what"]:
             break
     assert error["what"].endswith(
-        f"ran the task, but its result didn't come back within {timeout} s"
+        f"ran the task, but its result didn't arrive within {timeout} s"
     )
     assert error["remedy"].startswith(
         "set result_backend to the same URL in workers and publishers"
@@ -112,7 +112,7 @@ def test_another_result_backend_is_recognized(started, project, redis):
     (
         ("", {"mode": "observe"}, "settings: offload_mode is 'observe', so nothing is stored"),
         ("app.conf.task_always_eager = True\n", {}, "settings: task_always_eager is on"),
-        ("", {}, "settings: the broker is this process's own memory"),
+        ("", {}, "settings: the broker is in this process's memory"),
     ),
 )
 def test_what_cannot_be_checked(project, tmp_path, more, settings, says):

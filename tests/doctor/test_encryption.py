@@ -50,7 +50,7 @@ def test_what_is_encrypted_with_the_first_key_is_fine(process):
 
 
 def test_without_keys_nothing_is_read(process, monkeypatch):
-    """An app without encryption keys has no such finding, and its blobs aren't looked at."""
+    """An app without encryption keys has no such finding, and its blobs aren't examined."""
     monkeypatch.setattr(reencrypt, "count_by_key", None)
     assert found(process()) == []
 
@@ -78,7 +78,7 @@ def test_mixed_data_is_reported(process):
 
 
 def test_a_large_store_is_looked_at_in_part(process, monkeypatch):
-    """However many blobs a store has, a bounded number of them is looked at."""
+    """No matter how many blobs a store has, a bounded number of them is examined."""
     monkeypatch.setattr(checks, "_MOST", 5)
     hook = process(1)
     for number in range(9):
@@ -91,5 +91,5 @@ def test_a_large_store_is_looked_at_in_part(process, monkeypatch):
     )
     [(level, text)] = found(process(1))
     assert level == "ok"
-    assert "of 5 blobs that were looked at" in text
+    assert "of 5 blobs examined" in text
     assert len(asked) == 5

@@ -109,7 +109,7 @@ def test_a_tasks_wrong_option_is_an_error():
 def test_the_limit_on_messages_is_shown():
     """With a broker that limits messages, the limit in force is shown."""
     _, hook = make_app(broker="sqs://", retention=3600)
-    assert "settings: messages have at most 983.0 kB" in found(hook, "ok")
+    assert "settings: messages are limited to 983.0 kB" in found(hook, "ok")
     _, hook = make_app()
     assert not any("messages have" in each for each in found(hook, "ok"))
 
@@ -258,9 +258,9 @@ class Broken:
 @pytest.mark.parametrize(
     ("part", "instead", "error"),
     (
-        ("blobs", {"get": lambda *_: iter([b"other"])}, "differs from what was written"),
+        ("blobs", {"get": lambda *_: iter([b"other"])}, "was read with other bytes than were written"),
         ("blobs", {"delete": lambda *_: None}, "a deleted blob can still be read"),
-        ("pointers", {"swap": lambda *_: True}, "overwritten without comparing"),
+        ("pointers", {"swap": lambda *_: True}, "overwrote a pointer that had changed"),
         ("leases", {"acquire": lambda *_: 1}, "two owners got the same lease"),
     ),
 )
@@ -329,7 +329,7 @@ def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch, kind):
     _, hook = make_app(store=f"{kind}://{tmp_path}/store")
     room = SimpleNamespace(f_bavail=4, f_blocks=100, f_frsize=10**9)
     monkeypatch.setattr("os.statvfs", lambda path: room)
-    assert any("4.0 GB of 100.0 GB are free" in each for each in found(hook, "warning"))
+    assert any("4.0 GB of 100.0 GB free" in each for each in found(hook, "warning"))
 
 
 # -- Redis
