@@ -1,7 +1,7 @@
-"""Queries by operators: blobs, values, tasks, workers, classes, stores, configuration drift.
+"""Queries for operators: blobs, values, tasks, workers, classes, stores, configuration drift.
 
-The commands and the dashboard show the answers. Texts that came from a store or a worker are data:
-whoever shows them escapes them.
+Commands and the dashboard format the results. Text from a store or a worker is untrusted: escape it
+before showing it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Finding:
     """One result of a check.
 
     Attributes:
-        level: ``ok``; ``info``, worth knowing; ``warning``, will fail some day; ``error``,
-            fails now.
-        what: one sentence for people.
-        remedy: what to do, if there is anything to do.
+        level: ``ok``; ``info``, worth knowing; ``warning``, may fail later; or ``error``, fails
+            now.
+        what: the result, in one sentence.
+        remedy: what to do about it; "" if nothing.
     """
 
     level: Level

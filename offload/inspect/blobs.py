@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
 PAGE = 500
-"""Blobs that are read together."""
+"""Number of blobs to read in one request."""
 
 _PREFIX = re.compile(r"(?:b3[:-])?(?P<digits>[0-9a-f]{8,64})…?", re.ASCII)
 _PARTIAL = re.compile(r"(?:b3[:-])?(?P<digits>[0-9a-f]{0,64})…?", re.ASCII)
 _WHOLE = len("b3:") + 64
-_NAMED = 3  # digests that an error names
+_NAMED = 3  # digests to name in an error
 
 
 @dataclass(frozen=True)
 class Row:
-    """A blob in a store. (It has slots, as there are many.)
+    """A blob in a store.
 
     Attributes:
         size: stored bytes.
-        ttl: seconds until it expires.
-        holders: how many hold it; None if the store doesn't track holds.
+        ttl: seconds until it expires; may be infinite.
+        holders: number of holders; None if the store doesn't track holds.
     """
 
     __slots__ = ("digest", "holders", "size", "ttl")
@@ -53,7 +53,7 @@ SORTS: Mapping[str, Callable[[Row], tuple[float, str]]] = {
     "expiry": lambda row: (row.ttl, row.digest),
     "holders": lambda row: (-(row.holders or 0), row.digest),
 }
-"""Sort keys: largest first, first to expire first, most holders first."""
+"""Sort keys by name: largest first, first to expire first, most holders first."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ class Listed:
     """A blob in a list.
 
     Attributes:
-        seen: a peek at its first bytes; None if it wasn't read or no longer exists.
-        shared: how many values contain this chunk; None if not counted, or it is no chunk.
+        row: its size, expiry, and holders.
+        seen: summary of its first bytes; None if it wasn't read or no longer exists.
+        shared: number of values that contain it; None if not counted, or if it isn't a chunk.
     """
 
     row: Row
@@ -70,7 +71,7 @@ class Listed:
     shared: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as plain data for programs."""
+        """Return it as plain data for JSON."""
         row, seen = self.row, self.seen
         root = seen.root if seen is not None else None
         return {
@@ -94,12 +95,14 @@ class Listed:
 def rows(
     store: Store, *, larger_than: int | None = None, held: bool | None = None
 ) -> Iterator[Row]:
-    """Yield the blobs of a store, in no order.
+    """Yield the blobs of a store, in no particular order.
 
     Args:
-        larger_than: only blobs of more stored bytes.
-        held: only blobs with holders, or without. Raises ConfigurationError if the store
-            doesn't track holds.
+        larger_than: yield only blobs with more stored bytes.
+        held: yield only blobs with holders (True) or without (False).
+
+    Raises ConfigurationError if *held* is given and the store doesn't track holds, or if the store
+    doesn't support inspection; StoreUnavailable.
     """
     tracking = tracked_holds(store, required=held is not None)
     return (
@@ -121,7 +124,7 @@ def _rows(store: Store, tracking: HoldTracking | None) -> Iterator[Row]:
 
 
 def ordered(found: Iterable[Row], sort: str | None, limit: int | None) -> Iterator[Row]:
-    """Return the first *limit* rows sorted by *sort*, one of `SORTS`; None keeps the order."""
+    """Return the first *limit* rows (None: all), sorted by *sort*, one of `SORTS` or None."""
     if sort is None:
         return islice(found, limit)
     key = SORTS[sort]
@@ -136,11 +139,12 @@ def listed(
     quick: bool = False,
     cipher: BlobCipher | None = None,
 ) -> Iterator[Listed]:
-    """Read the first bytes of blobs to tell their kind, a page at a time; not if *quick*.
+    """Yield each blob with a summary of its first bytes, reading a page at a time.
 
     Args:
-        shared: returns how many values contain a chunk.
-        cipher: decrypts; None without encryption.
+        shared: returns how many values contain a chunk; None doesn't count.
+        quick: read nothing, so no blob has a summary.
+        cipher: decrypts blobs; None without encryption.
     """
     rest = iter(found)
     while page := list(islice(rest, PAGE)):
@@ -154,7 +158,7 @@ def listed(
 
 
 def describe_kind(seen: BlobSummary | None) -> str:
-    """Describe a blob: ``str (raw, 10.0 kB)``, ``chunk``; ``-`` if it wasn't read."""
+    """Describe a blob, such as ``str (raw, 10.0 kB)`` or ``chunk``; ``-`` if it wasn't read."""
     if seen is None:
         return UNKNOWN
     root = seen.root
@@ -165,19 +169,20 @@ def describe_kind(seen: BlobSummary | None) -> str:
 
 
 def describe_type(seen: BlobSummary) -> str:
-    """Return the probable type of a value; "" if the blob isn't the root of one."""
+    """Return the probable type of a value; "" if the blob isn't a value's root."""
     root = seen.root
     return "" if root is None else type_of(root.serializer, root.head, root.body)
 
 
 class Sharing:
-    """How many values contain a chunk.
+    """Counts of the values that contain each chunk.
 
-    Counted on creation, by reading some KiB of each blob of *store*, or of *limit* of them.
+    The constructor counts them, by reading a few KiB of each blob of *store*.
 
     Args:
-        seen: called with each blob.
-        cipher: decrypts; None without encryption.
+        limit: maximum number of blobs to read; None reads all.
+        seen: called with each blob, to show progress.
+        cipher: decrypts blobs; None without encryption.
     """
 
     def __init__(
@@ -216,22 +221,23 @@ def is_ref(text: str) -> bool:
 
 
 def digest_prefix(text: str) -> str | None:
-    """Parse a digest or its first 8 digits or more, as ``b3:`` and digits; None if it is neither.
+    """Parse a digest, or at least its first 8 digits, and return it with ``b3:``.
 
-    It may be written as people are shown it: without ``b3:``, and shortened.
+    Accepts the forms that people see: without ``b3:``, and shortened. Return None if *text* is
+    neither.
     """
     match = _PREFIX.fullmatch(text)
     return None if match is None else f"b3:{match['digits']}"
 
 
 def partial_prefix(text: str) -> str | None:
-    """Parse the prefix of a digest as `digest_prefix` does, but of any length."""
+    """Like `digest_prefix`, but accept a prefix of any length."""
     match = _PARTIAL.fullmatch(text)
     return None if match is None else f"b3:{match['digits']}"
 
 
 def find_digest(store: Store, prefix: str) -> Digest:
-    """Return the digest in *store* with this prefix; a whole digest isn't searched for.
+    """Return the digest in *store* with this prefix; return a full digest without searching.
 
     Raises BlobMissing if there is none, InvalidRef if there are several.
     """
@@ -254,26 +260,26 @@ def find_digest(store: Store, prefix: str) -> Digest:
 
 
 def tracked_holds(store: Store, *, required: bool) -> HoldTracking | None:
-    """Return the queries about holders that *store* answers; None if it doesn't track holds.
+    """Return the interface for queries about holders; None if *store* doesn't track holds.
 
-    Raises ConfigurationError instead if they are *required*.
+    Raises ConfigurationError instead of returning None if it is *required*.
     """
     tracking = hold_tracking_of(store)
     if tracking is None and required:
         raise ConfigurationError(
-            f"{store.url} doesn't track holds: Redis does, also as the first of several stores",
+            f"{store.url} doesn't track holds: use Redis, alone or as the first of several stores",
             store=store.url,
         )
     return tracking
 
 
 def holders_of(store: Store, digest: Digest) -> Mapping[str, float] | None:
-    """Return the holders of a blob, with seconds left; None if the store doesn't track holds."""
+    """Return a blob's holders, with seconds left; None if the store doesn't track holds."""
     return store.blobs.holders(digest) if store.blobs.tracks_holds else None
 
 
 def stored_sizes(store: Store, digests: Sequence[Digest]) -> dict[Digest, int]:
-    """Return the stored bytes of those blobs that exist."""
+    """Return the stored bytes of each blob that exists."""
     found = zip(digests, blob_inspection_of(store).peek(digests, 1), strict=True)
     return {digest: seen.size for digest, seen in found if seen is not None}
 
@@ -281,10 +287,10 @@ def stored_sizes(store: Store, digests: Sequence[Digest]) -> dict[Digest, int]:
 def remove_blobs(
     store: Store, digests: Sequence[Digest], *, force: bool
 ) -> dict[Digest, Mapping[str, float] | None]:
-    """Remove blobs without holders; return those that stay, with `holders_of` each.
+    """Delete blobs without holders; return those that were kept, with `holders_of` each.
 
-    A blob stays even if it was held only just now; all stay if the store doesn't track holds.
-    With *force* none stays, and tasks that need one fail with BlobMissing.
+    A blob is also kept if a hold was added just now. If the store doesn't track holds, all blobs
+    are kept. With *force*, none is kept, and tasks that need one fail with BlobMissing.
     """
     if force:
         store.blobs.delete(digests)

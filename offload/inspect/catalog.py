@@ -1,4 +1,4 @@
-"""What operators see of the catalog: objects, versions, and the content that versions share."""
+"""Queries about the catalog: objects, versions, and content that versions share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from offload.metrics.storage import has_counters, sums_of
 from offload.text import human_time
 
 INSPECTED = 50
-"""Newest versions of an object whose content is inspected: each takes a round trip."""
+"""Number of newest versions whose content is inspected: each takes a round trip."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class ObjectState:
 
     Attributes:
         latest: the record of its highest version.
-        versions: how many it has.
-        size: bytes of all versions, serialized.
+        versions: number of versions.
+        size: serialized bytes of all versions.
     """
 
     name: str
@@ -40,12 +40,12 @@ class ObjectState:
 
 @dataclass(frozen=True)
 class VersionState:
-    """A version, and what it takes in the store.
+    """A version, and the space that it takes in the store.
 
     Attributes:
-        blobs: its blobs; None if they weren't inspected.
-        stored: bytes that they take, after compression.
-        shared: of these, bytes of blobs that other inspected versions have, too.
+        blobs: number of its blobs; None if they weren't inspected.
+        stored: bytes of its blobs, after compression.
+        shared: the part of *stored* in blobs that other inspected versions also use.
         problem: why its content can't be inspected; "" if it can.
     """
 
@@ -57,7 +57,7 @@ class VersionState:
 
 
 def objects_of(records: Iterable[Record]) -> list[ObjectState]:
-    """Return the objects of *records*, which are in the order of `Catalog.find`."""
+    """Return the objects of *records*, which must be in the order of `Catalog.find`."""
     found = []
     for name, each in groupby(records, key=lambda record: record.name):
         versions = list(each)
@@ -69,7 +69,7 @@ def objects_of(records: Iterable[Record]) -> list[ObjectState]:
 def usage_of(runtime: Runtime) -> dict[tuple[str, str], Usage]:
     """Return how each object was used in the last 90 days, by bucket and name.
 
-    What this process has counted is among it. Raises StoreUnavailable.
+    Includes what this process has counted but not yet written. Raises StoreUnavailable.
     """
     if not has_counters(runtime.store):
         return {}
@@ -78,7 +78,7 @@ def usage_of(runtime: Runtime) -> dict[tuple[str, str], Usage]:
 
 
 def describe_usage(used: Usage | None) -> dict[str, Any]:
-    """Return how an object was used (None: not at all) as plain data."""
+    """Return how an object was used, as plain data; None means that it wasn't."""
     used = used or Usage()
     return {
         "loads": used.loads,
@@ -90,10 +90,10 @@ def describe_usage(used: Usage | None) -> dict[str, Any]:
 
 
 def versions_of(content: ContentStore, records: Sequence[Record]) -> list[VersionState]:
-    """Return the versions of an object, in the order of *records*, the lowest first.
+    """Return the versions of an object, in the order of *records*, which must be lowest first.
 
-    The content of the `INSPECTED` highest is inspected. Raises ConfigurationError for a store that
-    doesn't support inspection, StoreUnavailable.
+    Inspects the content of the `INSPECTED` highest versions. Raises ConfigurationError if the store
+    doesn't support inspection, and StoreUnavailable.
     """
     digests: dict[int, Sequence[Digest]] = {}
     problems: dict[int, str] = {}
@@ -123,7 +123,7 @@ def versions_of(content: ContentStore, records: Sequence[Record]) -> list[Versio
 
 
 def describe_record(record: Record) -> dict[str, Any]:
-    """Return what a record says as plain data."""
+    """Return a record as plain data."""
     return {
         "bucket": record.bucket,
         "name": record.name,

@@ -15,20 +15,22 @@ from offload.errors import CodeError
 from offload.text import human_time
 
 MOST = 200
-"""The most versions in a history."""
+"""Maximum number of versions in a history."""
 
 
 @dataclass(frozen=True)
 class ClassState:
-    """A class or function in the store, or registered here. Texts of a store are data.
+    """A class or function in the store, or registered in this process.
 
     Attributes:
-        latest: None if there is no latest version, or it is *broken*.
-        versions: their hashes, in no order; none if it is only registered here.
-        status: of the class in this process, compared with the latest; "" if it isn't registered.
-        signer: who signed the latest, as far as this process can verify; "" without latest.
-        broken: why the pointer to the latest can't be read; "" if it can.
-        refused: why this process wouldn't load the latest; "" if it would, or if it loads no code.
+        name: its full name.
+        latest: the latest version; None if there is none, or if it is *broken*.
+        versions: hashes of its versions, in no particular order; empty if not in the store.
+        tags: names of its tags.
+        status: how the class registered here compares with *latest*; "" if not registered.
+        signer: who signed *latest*, as far as this process can verify; "" without *latest*.
+        broken: why the pointer to the latest version can't be read; "" if it can.
+        refused: why this process wouldn't load *latest*; "" if it would, or if it loads no code.
     """
 
     name: str
@@ -42,7 +44,7 @@ class ClassState:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the store has anything of it."""
+        """Whether the store has a version of it."""
         return bool(self.versions or self.tags or self.latest or self.broken)
 
 
@@ -51,10 +53,10 @@ class VersionState:
     """One version of a class.
 
     Attributes:
-        record: None if the stored record can't be read.
-        tags: those that point to it, including ``latest``.
-        here: whether this process has it registered.
-        signer, refused: as in `ClassState`.
+        record: the stored record; None if it can't be read.
+        tags: tags that point to it, including ``latest``.
+        here: whether it is registered in this process.
+        signer, refused: as in `ClassState`, for this version.
     """
 
     hash: str
@@ -67,11 +69,11 @@ class VersionState:
 
 @dataclass(frozen=True)
 class History:
-    """The versions of a class, the newest first.
+    """The versions of a class.
 
     Attributes:
-        versions: at most `MOST`.
-        left_off: how many more there are.
+        versions: at most `MOST`, newest first.
+        left_off: number of further versions.
         broken: tags that can't be read.
     """
 
@@ -82,7 +84,10 @@ class History:
 
 
 def classes_of(registry: ClassRegistry) -> list[ClassState]:
-    """Return the classes in the store or registered here, by name, in a few round trips."""
+    """Return the classes in the store or registered here, sorted by name.
+
+    Takes a few round trips. Raises StoreUnavailable.
+    """
     own = _own(registry)
     found = registry.listing()
     states = [_state(registry, each, own.get(each.name)) for each in found]
@@ -92,7 +97,10 @@ def classes_of(registry: ClassRegistry) -> list[ClassState]:
 
 
 def history_of(registry: ClassRegistry, state: ClassState) -> History:
-    """Return the versions of a class that `classes_of` returned, in two round trips."""
+    """Return the versions of a class that `classes_of` returned.
+
+    Takes two round trips. Raises StoreUnavailable.
+    """
     own = _own(registry).get(state.name)
     tags: dict[str, list[str]] = defaultdict(list)
     pointed = registry.pointed(state.name, [LATEST, *state.tags])
@@ -160,16 +168,16 @@ def _refused(registry: ClassRegistry, record: Record) -> str:
     return ""
 
 
-# -- versions as people and programs are shown them
+# -- formatting versions for people and programs
 
 
 def short_hash(code_hash: str) -> str:
-    """Return the prefix of a code hash that people are shown, and that commands understand."""
+    """Return the prefix of a code hash that is shown to people, and that commands accept."""
     return code_hash[:12]
 
 
 def format_version(name: str, code_hash: str) -> str:
-    """Format a version: ``shop.models.Filter@5f0c7e1d2a3b``."""
+    """Format a version, such as ``shop.models.Filter@5f0c7e1d2a3b``."""
     return f"{name}@{short_hash(code_hash)}"
 
 
@@ -184,14 +192,14 @@ def signer_of(policy: Policy, record: Record) -> str:
 
 
 def signature_json(policy: Policy, record: Record) -> dict[str, str | None] | None:
-    """Return a signature as plain data: its key's id, and the key's name if it is verified."""
+    """Return a signature as plain data: the key's ID, and its name if the signature is valid."""
     if record.signature is None:
         return None
     return {"key": record.signature.key, "by": policy.signed_by(record)}
 
 
 def describe_version(policy: Policy, record: Record) -> dict[str, Any]:
-    """Return a version as plain data for programs."""
+    """Return a version as plain data for JSON."""
     return {
         "name": record.class_name,
         "hash": record.hash,

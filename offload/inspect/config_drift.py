@@ -1,4 +1,4 @@
-"""Compare the settings of workers and of this process: what would fail, or differs by accident."""
+"""Compare settings of workers and this process, to find what fails or differs by accident."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from offload.inspect import Finding, Level
 from offload.inspect.workers import Worker, Workers
 
-_NAMED = 3  # workers that a sentence names
-_SHORT_REFS = 3  # version of the note of messages that have them
-_SHOWN = 120  # characters of a value
+_NAMED = 3  # workers to name in a sentence
+_SHORT_REFS = 3  # version of the note in messages with short references
+_SHOWN = 120  # characters of a value to show
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,11 @@ class _Rule:
     """A value that should be the same everywhere.
 
     Attributes:
-        value: returns it; None if a worker doesn't report it.
-        effect: of a difference.
+        what: the value's name.
+        value: returns a worker's value; None if it doesn't report one.
+        level: the severity of a difference.
+        effect: what a difference causes.
+        remedy: what to do about it.
     """
 
     what: str
@@ -35,11 +38,11 @@ def _setting(name: str, level: Level, effect: str) -> _Rule:
     def value(worker: Worker) -> Any:
         return worker.settings.get(name)
 
-    return _Rule(f"offload_{name}", value, level, effect, f"set offload_{name} to the same on all")
+    return _Rule(f"offload_{name}", value, level, effect, f"set the same offload_{name} everywhere")
 
 
 def _of_code(name: str) -> Callable[[Worker], Any]:
-    """Return a function that reads a value where code is loaded at all."""
+    """Return a function that reads a value from workers that load code."""
 
     def value(worker: Worker) -> Any:
         if worker.settings.get("code") in (None, "off"):
@@ -69,12 +72,12 @@ _RULES = (
         lambda worker: worker.reply.get("accepts"),
         "warning",
         "a task fails if its values were written by a serializer that its worker doesn't accept",
-        "set accept_content and offload_accept to the same on all",
+        "set the same accept_content and offload_accept everywhere",
     ),
     _setting(
         "max_size",
         "warning",
-        "processes with a smaller limit refuse larger values, whoever published them",
+        "processes with a smaller limit refuse larger values, no matter who published them",
     ),
     _setting("code", "warning", "only some processes load shipped classes"),
     _Rule(
@@ -82,21 +85,20 @@ _RULES = (
         _of_code("code_allow"),
         "warning",
         "only some processes may load a class",
-        "set offload_code_allow to the same on all",
+        "set the same offload_code_allow everywhere",
     ),
     _Rule(
         "offload_verify_keys",
         _of_code("verify_keys"),
         "warning",
         "only some processes may load a signed class",
-        "list the same keys in offload_verify_keys on all",
+        "list the same keys in offload_verify_keys everywhere",
     ),
     _Rule(
         "the Python version",
         _of_code("python"),
         "info",
-        "a class is loaded from its source where the Python version differs, if the source was "
-        "shipped",
+        "where the Python version differs, a class is loaded from its source, if that was shipped",
         "set offload_ship_source where classes are pushed",
     ),
     _Rule(
@@ -114,9 +116,9 @@ _RULES = (
 
 
 def config_drift(own: Worker, found: Workers) -> Iterator[Finding]:
-    """Yield the differences among the workers *found* and this process (*own*).
+    """Yield the differences between this process (*own*) and the workers *found*.
 
-    Settings that may well differ (thresholds, caches, retries) aren't compared.
+    Doesn't compare settings that may differ on purpose: thresholds, caches, and retries.
     """
     if found.note:
         yield Finding("info", found.note)
@@ -132,14 +134,14 @@ def config_drift(own: Worker, found: Workers) -> Iterator[Finding]:
         yield Finding("ok", f"{_count(same_app)} and this process agree")
 
 
-_COMPARED = ("version", "python", "store", "serializer", "accepts", "packages")  # of a reply
+_COMPARED = ("version", "python", "store", "serializer", "accepts", "packages")  # keys of a reply
 
 
 def differing_settings(own: Worker, worker: Worker) -> dict[str, tuple[Any, Any]]:
-    """Return what a worker reports differently from this process (*own*), with both values.
+    """Return settings that differ from this process (*own*), as (worker's value, own value).
 
-    All settings are compared, also those that may well differ. A setting that one of them doesn't
-    know is None there. Empty if the worker didn't reply.
+    Compares all settings, including those that may differ on purpose. The value of a setting that
+    one side doesn't know is None. The result is empty if the worker didn't reply.
     """
     if not worker.reply:
         return {}
@@ -150,7 +152,7 @@ def differing_settings(own: Worker, worker: Worker) -> dict[str, tuple[Any, Any]
 
 
 def _plain(value: Any) -> str:
-    """Return a value as JSON, in which lists and tuples are the same."""
+    """Return a value as JSON, which makes lists and tuples equal."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -159,9 +161,9 @@ def _states(workers: Sequence[Worker]) -> Iterator[Finding]:
     if without:
         yield Finding(
             "warning",
-            f"{_names(without)}: no offload there; tasks with stored values fail",
-            "install offload there and connect the app with Offload(app); workers that run no "
-            "tasks of this app need neither",
+            f"{_names(without)}: offload is missing; tasks with stored values fail there",
+            "install offload there and connect the app with Offload(app), unless the workers run "
+            "no tasks of this app",
         )
     for worker in workers:
         if worker.state in ("silent", "unreadable"):
@@ -173,7 +175,7 @@ def _states(workers: Sequence[Worker]) -> Iterator[Finding]:
 
 
 def _is_of_app(own: Worker, worker: Worker) -> bool:
-    """Return whether a worker runs tasks of this process's app, whatever its own is called."""
+    """Return whether a worker runs tasks of this process's app, even if its app's name differs."""
     queues = _list(own.reply.get("queues"))
     return worker.app == own.app or any(
         queue in queues for queue in _list(worker.reply.get("queues"))
@@ -188,7 +190,7 @@ def _of_another_app(own: Worker, worker: Worker) -> Finding:
     return Finding(
         "info",
         f"{what}, and differs from this process: {'; '.join(differing)}",
-        "if it runs tasks of this app, give both the same settings",
+        "if it runs tasks of this app, use the same settings for both",
     )
 
 
@@ -205,16 +207,16 @@ def _differences(workers: Sequence[Worker]) -> Iterator[Finding]:
             yield Finding(rule.level, what, rule.remedy)
 
 
-# -- checks of more than equality
+# -- checks that compare more than one value
 
 
 def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Check that each can open the references that others sign."""
+    """Check that each process accepts the references that the others sign."""
     reporting = [worker for worker in workers if worker.mapping("references")]
     kinds = _groups(reporting, lambda worker: worker.mapping("references").get("own") is True)
     remedy = (
-        "set offload_secret to the same on all (or offload_encryption_keys, from which keys are "
-        "derived); to change it, list the new one last on all, and then first"
+        "set the same offload_secret everywhere (or the same offload_encryption_keys, from which "
+        "keys are derived); to change it, list the new one last everywhere, and then first"
     )
     if len(kinds) > 1:
         yield Finding(
@@ -226,7 +228,7 @@ def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
         )
         return
     if "true" not in kinds:
-        return  # it is the store's key, and stores are compared
+        return  # all use the store's key, and `_stores` compares stores
     for key, signers in _groups(reporting, _first_key).items():
         signing = json.loads(key)
         others = [w for w in reporting if (known := _known(w)) and signing not in known]
@@ -240,7 +242,7 @@ def _keys(workers: Sequence[Worker]) -> Iterator[Finding]:
 
 
 def _stores(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Check that all use one store: known by the key in it, else by its URL."""
+    """Check that all use one store, identified by the key in it, or else by its URL."""
     stores = _groups(workers, _store_key)
     if len(stores) > 1:
         named = "; ".join(
@@ -248,9 +250,9 @@ def _stores(workers: Sequence[Worker]) -> Iterator[Finding]:
         )
         yield Finding(
             "error",
-            f"offload_store names different stores: {named}; a value is found only in the store "
-            "that it was put into",
-            "set offload_store to the same store on all",
+            f"offload_store names different stores: {named}; a value can be read only from the "
+            "store that it was written to",
+            "set the same offload_store everywhere",
         )
         return
     compared = {worker.store for worker in workers if _store_key(worker)}
@@ -258,15 +260,14 @@ def _stores(workers: Sequence[Worker]) -> Iterator[Finding]:
     if len(urls) > 1 and not compared.issuperset(map(json.loads, urls)):
         yield Finding(
             "warning",
-            f"offload_store differs: {_format_groups(urls)}; a value is found only in the store "
-            "that it was put into",
-            "set offload_store to the same store on all; ignore this if both URLs name the same "
-            "store",
+            f"offload_store differs: {_format_groups(urls)}; a value can be read only from the "
+            "store that it was written to",
+            "set the same offload_store everywhere; ignore this if both URLs name the same store",
         )
 
 
 def _signers(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Check that the classes each signs are loaded by all that load signed ones."""
+    """Check that each process that loads signed classes accepts the keys of all signers."""
     readers = [worker for worker in workers if worker.settings.get("code") == "signed"]
     for key, signers in _groups(workers, lambda w: w.settings.get("signing_key")).items():
         others = [
@@ -285,7 +286,7 @@ def _signers(workers: Sequence[Worker]) -> Iterator[Finding]:
 
 
 def _writers(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Check that the serializer each writes with is accepted by all."""
+    """Check that all processes accept the serializers that the others write with."""
     for key, writers in _groups(workers, lambda worker: worker.text("serializer") or None).items():
         name = json.loads(key)
         others = [
@@ -303,14 +304,14 @@ def _writers(workers: Sequence[Worker]) -> Iterator[Finding]:
 
 
 def _short_refs(workers: Sequence[Worker]) -> Iterator[Finding]:
-    """Check that all read short references if one writes them."""
+    """Check that all processes can read short references if any writes them."""
     writers = [worker for worker in workers if worker.settings.get("short_refs") is True]
     others = [worker for worker in workers if not _reads_short_refs(worker)]
     if writers and others:
         yield Finding(
             "error",
-            f"messages of {_names(writers)} have short references (offload_short_refs), and are "
-            f"refused by {_names(others)}, whose offload is older",
+            f"messages of {_names(writers)} have short references (offload_short_refs), which "
+            f"{_names(others)} with an older offload can't read",
             "upgrade offload there, or unset offload_short_refs until then",
         )
 
@@ -332,7 +333,7 @@ def _store_key(worker: Worker) -> Any:
     references = worker.mapping("references")
     if "store" in references or references.get("own") is True:
         return references.get("store")
-    return _first_key(worker)  # of an older offload
+    return _first_key(worker)  # older versions report the store's key only here
 
 
 def _store_urls(workers: Sequence[Worker]) -> str:
@@ -347,7 +348,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _groups(workers: Sequence[Worker], value: Callable[[Worker], Any]) -> dict[str, list[Worker]]:
-    """Group workers by a value, as JSON; without those that don't report it."""
+    """Group workers by a value, as JSON; skip workers that don't report it."""
     groups: dict[str, list[Worker]] = {}
     for worker in workers:
         reported = value(worker)

@@ -1,4 +1,4 @@
-"""Stored blobs as operators inspect them: found by digest alone, and never decoded."""
+"""Content of stored blobs, found by digest alone and never decoded."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
 _PREFIX_SIZES = (4 << 10, 256 << 10, INSPECTED + (64 << 10))
-"""Stored bytes read to identify a blob, tried in turn: most blobs need few of them. The second
-covers the first block of a compressed blob, the third the longest header that is read."""
-_BATCH_BYTES = 16 << 20  # of prefixes in one request
-_BATCH = 512  # blobs whose summaries are kept in memory
-_USUAL_HEADER = 64 << 10  # plain bytes in which a root's header usually ends
+"""How many stored bytes to read to identify a blob: each size is tried if the one before was too
+small. The second covers the first block of a compressed blob, the third the longest header."""
+_BATCH_BYTES = 16 << 20  # bytes of prefixes in one request
+_BATCH = 512  # blobs whose summaries are in memory at a time
+_USUAL_HEADER = 64 << 10  # plain bytes within which a root's header usually ends
 
 
 @dataclass(frozen=True)
 class BlobSummary:
-    """The probable kind of a blob, judged by its first bytes; not verified.
+    """The probable kind of a blob, judged by its first bytes, which aren't verified.
 
     Attributes:
-        seen: what the store knows of it.
-        root: the manifest in it; None if it isn't the root of a value.
-        known: False if offload didn't write it, or it is stored in an unknown way.
+        seen: its size, expiry, and first bytes.
+        root: its manifest; None if it isn't the root of a value.
+        known: False if offload didn't write it, or if its encoding is unknown.
     """
 
     digest: Digest
@@ -55,9 +55,10 @@ class BlobSummary:
 def summarize_blobs(
     store: Store, digests: Sequence[Digest], cipher: BlobCipher | None = None
 ) -> Iterator[BlobSummary | None]:
-    """Yield a summary of each blob, in their order; None for a missing one.
+    """Yield a summary of each blob, in order; None for a missing blob.
 
-    With encryption, *cipher* decrypts.
+    Args:
+        cipher: decrypts blobs; None without encryption.
 
     Raises ConfigurationError if the store doesn't support inspection.
     """
@@ -96,11 +97,11 @@ def _summary(digest: Digest, seen: BlobPeek, cipher: BlobCipher | None) -> BlobS
 
 
 class BlobContent:
-    """The verified content of a blob: of the whole value if the blob is its root.
+    """The verified content of a blob, or of a whole value if the blob is its root.
 
     Attributes:
-        digest: of the blob; None for a value that travelled inside its reference.
-        manifest: None if the blob isn't a root.
+        digest: the blob's digest; None for a value inside its reference.
+        manifest: the value's manifest; None if the blob isn't a root.
         size: bytes of the content.
     """
 
@@ -129,11 +130,14 @@ class BlobContent:
 
     @property
     def first(self) -> int:
-        """The number of the first buffer that is not the head."""
+        """The index of the first buffer after the head."""
         return int(self.manifest is not None and self.manifest.head is None)
 
     def read(self, number: int, limit: int) -> bytes:
-        """Return up to the first *limit* bytes of a buffer, fetching only the chunks needed."""
+        """Return the first *limit* bytes of a buffer, or all, fetching only the chunks needed.
+
+        Raises BlobMissing, IntegrityError, StoreUnavailable.
+        """
         if self.manifest is None:
             return bytes(self._plain[:limit])
         sizes = self.manifest.sizes
@@ -145,7 +149,10 @@ class BlobContent:
         return bytes(found)
 
     def buffers(self) -> Iterator[memoryview]:
-        """Yield the content without the head, in verified pieces of a few MiB."""
+        """Yield the content without the head, in verified pieces of a few MiB.
+
+        Raises BlobMissing, IntegrityError, StoreUnavailable.
+        """
         if self.manifest is None:
             yield self._plain
             return
@@ -156,7 +163,7 @@ class BlobContent:
         yield from _without_padding(pieces, sizes)
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[int, memoryview]]:
-        """Yield the chunks of the body that overlap this range, each with its offset."""
+        """Yield the chunks that overlap this range of the body, each with its offset."""
         manifest = self.manifest
         assert manifest is not None  # noqa: S101 (for the type checker: roots only come here)
         if not manifest.chunks:
@@ -194,12 +201,12 @@ def read_content(
     size: int | None = None,
     cipher: BlobCipher | None = None,
 ) -> BlobContent:
-    """Read and verify a blob, except for the chunks of a value.
+    """Read and verify a blob; if it is a root, its chunks are read later.
 
     Args:
-        data: the root itself, if it travelled inside a reference; *digest* is then None.
-        size: bytes of the value as its reference states; then anything but its root is an error.
-        cipher: decrypts; None without encryption.
+        data: the root if it is inside a reference; *digest* is then None.
+        size: bytes of the value as its reference states; if given, the blob must be its root.
+        cipher: decrypts blobs; None without encryption.
 
     Raises BlobMissing, IntegrityError, StoreUnavailable.
     """
@@ -232,7 +239,7 @@ def _verified(
 
 
 def _without_padding(pieces: Iterable[memoryview], sizes: Sequence[int]) -> Iterator[memoryview]:
-    """Yield the bytes of buffers of these *sizes* from *pieces*, in which each is padded."""
+    """Yield the bytes of buffers of these *sizes* from *pieces*, dropping the padding."""
     spans = iter([span for s in sizes for span in ((s, True), (aligned(s) - s, False))])
     left, wanted = next(spans, (0, False))
     for piece in pieces:

@@ -1,7 +1,7 @@
-"""Previews of serialized values, read without decoding them: nothing in them can run.
+"""Previews of serialized values, made without decoding them, so that nothing in them can run.
 
-The head of a tree (see `offload.serializers.tree`) is read as the JSON that it is; what it
-says may be false. Texts come from whoever wrote the value: escape them before showing them.
+Of a tree (see `offload.serializers.tree`), the head is read as JSON. It may be false, and its text
+is untrusted: escape it before showing it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from offload.serializers.scalars import READERS as SCALARS
 from offload.serializers.tree import Reader
 
 ReadBuffer = Callable[[int, int], bytes]
-"""Returns up to so many bytes from the start of the buffer with this number."""
+"""Takes a buffer's index and a limit; returns up to that many bytes from the buffer's start."""
 
 _CODE = ("pickle", f"{PREFIX}pickle")
-_PICKLE = 4 << 10  # bytes of a pickle that are looked at
+_PICKLE = 4 << 10  # bytes of a pickle to examine
 _INSTRUCTIONS = 100
 _MAX_NAME = 40  # characters
 _HELPERS = ("builtins", "copyreg", "copy_reg", "functools", "operator", "_codecs")
-"""Modules of functions that pickles use to make values of any type."""
+"""Modules of functions with which pickles create values of any type."""
 _BEFORE = ("PROTO", "FRAME")
 _EMPTY = {"EMPTY_DICT": "dict", "EMPTY_LIST": "list", "EMPTY_SET": "set"}
 _TEXTS = (f"{PREFIX}json", f"{PREFIX}yaml")
@@ -41,11 +41,12 @@ class Preview:
     """Type, facts, and first characters of a value.
 
     Attributes:
-        kind: its type, as far as that is known: ``DataFrame``, ``ndarray``, ``pickle``.
-        facts: further ones by name: ``dtype``, ``shape``, ``columns``, and so on.
+        kind: its type if known, such as ``DataFrame`` or ``ndarray``; else its format, such as
+            ``pickle``.
+        facts: ``dtype``, ``shape``, ``columns``, and other facts by name.
         text: its first characters; None if not shown.
         cut: whether *text* is incomplete.
-        why: why it isn't shown; "" if it is.
+        why: why *text* isn't shown; "" if it is.
     """
 
     kind: str
@@ -56,17 +57,19 @@ class Preview:
 
 
 def holds_code(serializer: str) -> bool:
-    """Return whether reading what *serializer* wrote may run code that its bytes choose.
-
-    True also for unknown serializers.
-    """
+    """Return whether decoding with *serializer* may run code from the data; True if unknown."""
     if serializer.startswith(PREFIX):
         return serializer not in (*_TEXTS, f"{PREFIX}msgpack")
     return serializer not in ("raw", "json", "tree")
 
 
 def type_of(serializer: str, head: bytes | None, prefix: bytes) -> str:
-    """Return the type of a value as far as its head and first bytes show it."""
+    """Return the type of a value as far as its head and its first bytes reveal it.
+
+    Args:
+        head: the serializer's head; None if it isn't known.
+        prefix: first bytes of the content.
+    """
     if serializer == "raw" and head:
         return head.split(b" ")[0][:20].decode("ascii", "replace")
     if serializer in ("json", f"{PREFIX}json"):
@@ -74,7 +77,7 @@ def type_of(serializer: str, head: bytes | None, prefix: bytes) -> str:
     if serializer == "tree" and head and len(head) <= _MAX_HEAD:
         try:
             return _type_of_node(orjson.loads(head))
-        except Exception:  # anyone may have written it, with any content
+        except Exception:  # the head is untrusted and may contain anything
             return "?"
     if serializer in _CODE:
         return _type_of_pickle(head or prefix)
@@ -82,8 +85,9 @@ def type_of(serializer: str, head: bytes | None, prefix: bytes) -> str:
 
 
 def _type_of_pickle(start: bytes) -> str:
-    """Return the type of the value in a pickle, read from its instructions, of which none is
-    executed; ``pickle`` if its start doesn't show it.
+    """Return the type of a pickled value; ``pickle`` if its start doesn't reveal it.
+
+    Only reads the pickle's instructions; doesn't execute any.
     """
     texts: list[str] = []
     try:
@@ -98,13 +102,13 @@ def _type_of_pickle(start: bytes) -> str:
                 return _type_of_global(*texts[-2:])
             if code.name not in _BEFORE and not texts:
                 break
-    except Exception:  # it may be cut, and anyone may have written it
+    except Exception:  # the pickle may be cut, and is untrusted
         return "pickle"
     return "pickle"
 
 
 def _type_of_global(module: str, name: str) -> str:
-    """Return the type that a pickle makes with a class or function; ``pickle`` if unknown."""
+    """Return the type that a pickle creates with this class or function; ``pickle`` if unknown."""
     if module.partition(".")[0] == "numpy" and name in ("_reconstruct", "_frombuffer"):
         return "ndarray"
     is_type = name.isidentifier() and not name.startswith("_") and module not in _HELPERS
@@ -117,8 +121,11 @@ def preview(
     """Return a preview of a value.
 
     Args:
+        serializer: the name of the serializer that wrote the value.
+        head: the serializer's head.
         sizes: bytes of each buffer.
-        limit: characters of text.
+        read: reads the start of a buffer.
+        limit: maximum characters of text.
     """
     if serializer in _CODE:
         why = "it is a pickle, and reading it could run code"
@@ -145,7 +152,7 @@ def _preview_tree(kind: str, head: bytes, read: ReadBuffer, limit: int) -> Previ
     try:
         node = orjson.loads(head)
         text, facts = _outline(node, limit)
-    except Exception as exc:  # as above
+    except Exception as exc:  # the head is untrusted and may contain anything
         return Preview(kind, why=f"its head can't be read: {type(exc).__name__}")
     table = _columns(node, lambda number: read(number, _MAX_NAMES_BUFFER))
     if table is not None:
@@ -155,7 +162,7 @@ def _preview_tree(kind: str, head: bytes, read: ReadBuffer, limit: int) -> Previ
 
 # -- nodes of a tree
 
-_MAX_ITEMS = 20  # of a container
+_MAX_ITEMS = 20  # items of a container to show
 _MAX_DEPTH = 6
 _CONTAINERS = {"tuple": "()", "set": "{}", "frozenset": "{}"}
 _ARRAYS = {"array": "ndarray", "scalar": "numpy scalar", "masked": "MaskedArray"}
@@ -163,7 +170,7 @@ _PANDAS = {"frame": "DataFrame", "series": "Series", "index": "Index", "values":
 
 
 def _type_of_node(node: Any) -> str:
-    """Return the type of the value of a node; ``?`` if it isn't a node."""
+    """Return the type of a node's value; ``?`` if *node* isn't a node."""
     if isinstance(node, dict) and len(node) == 1:
         [(tag, body)] = node.items()
         return _type_of_tag(tag, body)[:100]
@@ -190,7 +197,7 @@ def _type_of_tag(tag: str, body: Any) -> str:
 
 
 def _type_of_shipped(pairs: Any, node: Any) -> str:
-    """Return the class of an instance of a shipped class, or the type of the outermost node."""
+    """Return the class if *node* is an instance of a shipped class, else the node's type."""
     if isinstance(node, dict) and isinstance(body := node.get("object"), list) and len(body) > 1:
         place = body[1] if body[0] == "new" else None
         if type(place) is int and isinstance(pairs, list) and 0 <= place < len(pairs):
@@ -200,7 +207,7 @@ def _type_of_shipped(pairs: Any, node: Any) -> str:
 
 
 def _outline(node: Any, limit: int) -> tuple[str, dict[str, Any]]:
-    """Return a value's text, cut after about *limit* characters, and facts about an array."""
+    """Return a value's text, cut after about *limit* characters, and facts if it is an array."""
     if isinstance(node, dict) and _is_list(node.get("shipped"), 2):
         pairs, node = node["shipped"]
         names = [str(pair[0])[:100] for pair in pairs[:_MAX_ITEMS]]
@@ -216,7 +223,7 @@ def _outline(node: Any, limit: int) -> tuple[str, dict[str, Any]]:
 
 
 def _dtype_text(node: Any) -> str:
-    """Return a node's dtype as numpy writes it, or the names of its fields."""
+    """Return a node's dtype in numpy's notation, or the names of its fields."""
     if isinstance(node, str):
         return node[:100]
     if isinstance(node, dict) and "base" in node:
@@ -227,7 +234,7 @@ def _dtype_text(node: Any) -> str:
 
 
 class _Outline:
-    """Writes a node as Python would; stops where the limit is reached."""
+    """Formats a node as Python's `repr` would, up to a limit of characters."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -309,7 +316,7 @@ def _is_list(value: Any, length: int) -> bool:
 # -- columns of frames and tables
 
 _MAX_COLUMNS = 200
-_MAX_READS, _MAX_BYTES = 20, 4 << 20  # of buffers with names: anyone may have written them
+_MAX_READS, _MAX_BYTES = 20, 4 << 20  # limits for buffers with column names, which are untrusted
 _PLAIN_NAMES = frozenset({"values", "range", "names"})
 _DTYPES = {"objects": "object", "codes": "category", "strings": "str"}
 
@@ -317,8 +324,8 @@ _DTYPES = {"objects": "object", "codes": "category", "strings": "str"}
 def _columns(node: Any, read: Callable[[int], bytes]) -> dict[str, Any] | None:
     """Return ``rows`` and ``columns``, pairs of name and dtype; None for other values.
 
-    *read* returns the start of a buffer. Unknown names are None or left out: they are data, and
-    reading them may need the package.
+    *read* returns the start of a buffer. Names that can't be read are None or omitted: reading
+    them may need pandas or pyarrow.
     """
     if not isinstance(node, dict) or len(node) != 1:
         return None
@@ -329,12 +336,12 @@ def _columns(node: Any, read: Callable[[int], bytes]) -> dict[str, Any] | None:
         if tag in ("polars", "pyarrow") and body.get("kind") in ("DataFrame", "Table"):
             return _arrow_columns(body, read)
     except Exception:
-        return {}  # it isn't what it seems, or the package is missing
+        return {}  # the node is malformed, or the package is missing
     return None
 
 
 class _LazyReader(Reader):
-    """Reads data only (there is no code to load), and only the buffers asked for."""
+    """Tree reader that reads only the buffers requested, and refuses nodes that need code."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         super().__init__(())
@@ -342,7 +349,7 @@ class _LazyReader(Reader):
         self._reads, self._bytes = _MAX_READS, _MAX_BYTES
 
     def registered(self, body: Any) -> Any:  # noqa: ARG002
-        raise ValueError("decoding a registered type calls the app's code")
+        raise ValueError("decoding a registered type would call the app's code")
 
     def buffer(self, reference: Any) -> memoryview:
         if type(reference) is str:

@@ -1,4 +1,4 @@
-"""Keep all blobs of a store at one moment, in little memory: many pages show one scan."""
+"""Snapshots of a store's blobs in little memory, so that many pages can share one scan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from offload.inspect.blobs import Row, rows, tracked_holds
 from offload.stores.protocols import Store
 
 LIMIT = 200_000
-"""The most blobs in a snapshot: about 15 MB."""
+"""Maximum number of blobs in a snapshot, which takes about 15 MB then."""
 SIZES = (1e3, 10e3, 100e3, 1e6, 2e6, 5e6, 10e6, math.inf)
 """Upper bounds of size classes, in stored bytes."""
 TIMES = (60.0, 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0, 30 * 86400.0, math.inf)
@@ -27,21 +27,21 @@ TIMES = (60.0, 3600.0, 6 * 3600.0, 86400.0, 7 * 86400.0, 30 * 86400.0, math.inf)
 _WIDTH = 32  # bytes of a digest
 _RECORD = Struct(f">{_WIDTH}sqdi")
 _CACHED = 8  # queries whose results are cached
-_UNKNOWN = -1  # number of holders
+_UNKNOWN = -1  # stands for an unknown number of holders
 _TOGETHER = 5000  # blobs in one query for holders
 _DESCENDING = {"size": True, "expiry": False, "holders": True, "digest": False}
 
 
 @dataclass(frozen=True)
 class Query:
-    """A selection of blobs, and their order.
+    """Filters and sort order for blobs.
 
     Attributes:
         sort: ``size``, ``expiry``, ``holders``, or ``digest``.
-        descending: None for the usual direction of *sort*.
-        prefix: of their digests: ``b3:`` and hexadecimal digits.
-        larger_than: stored bytes.
-        held: only blobs with holders, or without; None: all.
+        descending: the direction; None uses the usual direction of *sort*.
+        prefix: prefix of digests: ``b3:`` and hexadecimal digits.
+        larger_than: only blobs with more stored bytes.
+        held: only blobs with holders (True) or without (False); None selects all.
         among: only blobs at these indexes of the snapshot, as `held_by` returns them.
     """
 
@@ -62,8 +62,8 @@ class Selection:
     """One page of selected blobs.
 
     Attributes:
-        rows: the page; times to live are as of the snapshot.
-        count: blobs on all pages.
+        rows: blobs on this page; times to live are as of the snapshot.
+        count: number of blobs on all pages.
         size: stored bytes on all pages.
     """
 
@@ -77,8 +77,10 @@ class Totals:
     """Totals of a snapshot.
 
     Attributes:
-        size: stored bytes of all blobs; *largest*: of the largest.
-        held: blobs with holders, and *held_size* their bytes; None if holds aren't tracked.
+        count: number of blobs.
+        size, largest: stored bytes of all blobs, and of the largest.
+        held, held_size: number and stored bytes of blobs with holders; None if the store doesn't
+            track holds.
     """
 
     count: int
@@ -90,7 +92,12 @@ class Totals:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Blobs below a bound, in bytes or seconds, and at or above the previous one."""
+    """One bucket of a histogram.
+
+    Attributes:
+        below: upper bound, in bytes or seconds; the lower bound is that of the previous bucket.
+        count, size: number and stored bytes of the blobs in it.
+    """
 
     below: float
     count: int
@@ -98,14 +105,14 @@ class Bucket:
 
 
 class Snapshot:
-    """Blobs of a store in the order of their digests; taken by `take_snapshot`.
+    """Blobs of a store at one time, sorted by digest; see `take_snapshot`.
 
     Attributes:
-        more: whether the store has more blobs than these.
+        more: whether the store has further blobs.
         knows_holders: whether the store tracks holds.
-        by_size: blobs by size, classes as in `SIZES`.
-        by_expiry: blobs by time to live, classes as in `TIMES`; those that never expire are in
-            the last.
+        by_size: histogram of sizes, with the bounds in `SIZES`.
+        by_expiry: histogram of times to live, with the bounds in `TIMES`; the last bucket includes
+            blobs that never expire.
     """
 
     def __init__(self, records: list[bytes], *, more: bool, knows_holders: bool) -> None:
@@ -131,7 +138,7 @@ class Snapshot:
         return len(self._sizes)
 
     def __getitem__(self, index: int) -> Row:
-        """Return the row at an index; 0 has the first digest."""
+        """Return the blob at an index; 0 has the first digest."""
         holders = self._holders[index]
         return Row(
             self.digest(index),
@@ -144,15 +151,15 @@ class Snapshot:
         return Digest(f"b3:{self._digest(index).hex()}")
 
     def ttl(self, index: int) -> float:
-        """Return the seconds after which a blob expires."""
+        """Return the seconds from the snapshot until a blob expires."""
         return self._ttls[index]
 
     def holders(self, index: int) -> int:
-        """Return how many hold a blob; 0 also if the store doesn't track holds."""
+        """Return a blob's number of holders; 0 also if the store doesn't track holds."""
         return max(self._holders[index], 0)
 
     def common(self, other: Snapshot) -> Iterator[tuple[int, int]]:
-        """Yield the indexes here and in *other* of the blobs that both have."""
+        """Yield the indexes, here and in *other*, of the blobs in both snapshots."""
         at, length = 0, len(other)
         for index in range(len(self)):
             digest = self._digest(index)
@@ -176,13 +183,13 @@ class Snapshot:
         )
 
     def select(self, query: Query, offset: int = 0, limit: int = 50) -> Selection:
-        """Return up to *limit* blobs that match, skipping the first *offset*."""
+        """Return up to *limit* matching blobs, skipping the first *offset*."""
         indexes, size = self._selected(query)
         rows = [self[index] for index in indexes[offset : offset + limit]]
         return Selection(rows, len(indexes), size)
 
     def _selected(self, query: Query) -> tuple[Sequence[int], int]:
-        """Return the indexes of blobs that match, and their bytes."""
+        """Return the indexes of matching blobs, and their total bytes."""
         if query.among is not None:
             indexes = self._indexes(query)
             return indexes, sum(map(self._sizes.__getitem__, indexes))
@@ -249,7 +256,10 @@ class Snapshot:
 
 
 def take_snapshot(store: Store, limit: int = LIMIT) -> Snapshot:
-    """Scan the blobs of a store, at most *limit*. Raises StoreUnavailable."""
+    """Scan the blobs of a store, at most *limit*.
+
+    Raises ConfigurationError if the store doesn't support inspection, and StoreUnavailable.
+    """
     found = rows(store)
     records = [_packed(row) for row in islice(found, limit)]
     more = next(found, None) is not None
@@ -260,18 +270,18 @@ def take_snapshot(store: Store, limit: int = LIMIT) -> Snapshot:
 def held_by(store: Store, snapshot: Snapshot, name: str) -> list[int]:
     """Return the indexes in *snapshot* of blobs now held by a task, a result, or a pin.
 
-    Asks about every blob that had holders in the snapshot, which takes seconds for 100,000. A
-    task's holders don't tell its function.
+    Queries every blob that had holders in the snapshot, which takes seconds for 100,000. Holders
+    name a task's ID, so you can't search by the task's name.
 
     Args:
-        name: id of the task, name of the pin, or a holder as `offload inspect` shows it.
+        name: a task's ID, a pin's name, or a holder as `offload inspect` shows it.
 
     Raises ConfigurationError if the store doesn't track holds, StoreUnavailable.
     """
     tracking = tracked_holds(store, required=True)
     if tracking is None or not name:
         return []
-    called = holder("", name)[1:]  # a long id is a hash there
+    called = holder("", name)[1:]  # a holder contains a hash of a long ID
     indexes = snapshot.held()
     found: list[int] = []
     while some := list(islice(indexes, _TOGETHER)):

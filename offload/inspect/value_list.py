@@ -1,7 +1,7 @@
-"""List the values of a store: which blobs are their roots, with type and size.
+"""List the values of a store, with type and size, by finding the blobs that are their roots.
 
-The roots are recognized by their first bytes, which are read once per blob: a blob's content never
-changes, so a newer list takes over what an older one knows.
+Roots are recognized by their first bytes. A blob's content never changes, so these are read once
+per blob: a new list takes over what the previous one knows.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
 SORTS: Mapping[str, bool] = {"size": True, "expiry": False, "holders": True, "type": False}
-"""Orders of a list, and whether the usual direction is descending."""
+"""Sort keys, and whether the usual direction of each is descending."""
 
-_AT_ONCE = 512  # blobs whose first bytes are read together
-_TYPES = 1000  # distinct names of types; further ones are "other"
+_AT_ONCE = 512  # blobs whose first bytes are read in one request
+_TYPES = 1000  # maximum number of distinct types; further ones are listed as "other"
 _LONGEST = 60  # characters of a type's name
 _CACHED = 8  # queries whose results are cached
-_UNREAD, _CHUNK, _FIRST = 0, 1, 2  # kinds; from _FIRST on, values by the type's place
+_UNREAD, _CHUNK, _FIRST = 0, 1, 2  # kinds of blobs; _FIRST + n is a value of the nth type
 
 
 @dataclass(frozen=True)
 class ValueQuery:
-    """A selection of values, and their order.
+    """Filters and sort order for values.
 
     Attributes:
         sort: one of `SORTS`.
-        descending: None for the usual direction of *sort*.
-        type: part of the name of their types, in any case.
-        larger_than: serialized bytes.
-        held: only values with holders, or without; None: all.
-        among: only blobs at these indexes of the snapshot.
+        descending: the direction; None uses the usual direction of *sort*.
+        type: part of the type's name, ignoring case.
+        larger_than: only values with more serialized bytes.
+        held: only values with holders (True) or without (False); None selects all.
+        among: only values whose roots have these indexes in the snapshot.
     """
 
     sort: str = "size"
@@ -78,10 +78,10 @@ class ValueList:
     """The values among the blobs of a snapshot.
 
     Attributes:
-        snapshot: all blobs.
-        count, size: values that are known, and their serialized bytes.
-        unread: blobs that weren't read yet, so that they may be values.
-        by_type: how many values of each type there are, the most frequent first.
+        snapshot: the snapshot, with all blobs.
+        count, size: number of known values, and their serialized bytes.
+        unread: number of blobs not read yet, some of which may be values.
+        by_type: number of values by type, most frequent first.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ValueList:
         self.by_type = {names[kind - _FIRST]: n for kind, n in counts.most_common()}
 
     def select(self, query: ValueQuery, offset: int, limit: int) -> tuple[list[Value], int]:
-        """Return up to *limit* values that match, skipping the first *offset*, and their number."""
+        """Return up to *limit* matching values, skipping *offset*, and the number of all."""
         indexes = self._selected(query)
         found = [
             Value(self.snapshot[at], self._names[self._kinds[at] - _FIRST], self._sizes[at])
@@ -140,7 +140,7 @@ class ValueList:
         return array("I", sorted(found, key=keys[query.sort], reverse=query.is_descending))  # type: ignore[arg-type]
 
     def known(self) -> tuple[Snapshot, array[int], array[int], Sequence[str]]:
-        """Return what a newer list takes over."""
+        """Return the data that the next list takes over."""
         return self.snapshot, self._kinds, self._sizes, self._names
 
 
@@ -155,11 +155,14 @@ def list_values(
 ) -> ValueList:
     """Return the values among the blobs of *snapshot*.
 
-    Reads some KiB of each blob that *before* doesn't know, for at most about *seconds*; the next
+    Reads a few KiB of each blob that *before* doesn't know, for about *seconds* at most; the next
     call continues. Raises StoreUnavailable.
 
     Args:
-        cipher: decrypts; None without encryption.
+        before: the previous list.
+        seconds: time limit.
+        cipher: decrypts blobs; None without encryption.
+        clock: returns monotonic seconds.
     """
     end = clock() + seconds
     kinds, sizes = array("H", bytes(2 * len(snapshot))), array("q", bytes(8 * len(snapshot)))
@@ -197,7 +200,7 @@ _KINDS = {
 
 
 def describe_holders(holders: Iterable[str]) -> str:
-    """Say who holds a value: ``3 tasks, 1 result, pin model``; "" if nobody does."""
+    """Summarize holders, such as ``3 tasks, 1 result, pin model``; "" if there are none."""
     counts: Counter[str] = Counter()
     named: list[str] = []
     for each in holders:

@@ -1,4 +1,4 @@
-"""Describe a reference, a blob, or a task, without decoding or fetching values; list types."""
+"""Describe a reference, a blob, or a task without decoding its value; list types."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from offload.stores.capabilities import BlobPeek, blob_inspection_of
 from offload.text import human_size, human_time, short_repr
 
 _UNKNOWN = (
-    "the result backend doesn't know it: it is queued or running, its result expired or isn't "
-    "stored, or there is no such task; the references in its message can't be looked up. Check the "
-    "ID; `celery inspect query_task` asks workers whether they have it"
+    "the result backend doesn't know this task: it is queued or running, its result expired or "
+    "isn't stored, or it doesn't exist. References in a queued message can't be looked up. Check "
+    "the ID, and ask the workers with `celery inspect query_task`"
 )
 _FACTS = ("name", "date_done", "worker", "queue", "retries", "parent_id")
 
-_TEXT = 400  # characters of a preview
+_TEXT = 400  # characters of a preview's text
 
 
 def describe(runtime: Runtime, what: str) -> dict[str, Any]:
-    """Describe a reference, a blob, or a task, with its holders and their times.
+    """Describe a reference, a blob, or a task as plain data, with holders and their times left.
 
-    Values aren't decoded and nothing in them runs. Texts are as stored: whoever shows them
-    escapes them. The key ``what`` says which of the three it is; a task's result and the value of a
-    reference are described within. For a late reference, that is the value it stands for now.
+    Values aren't decoded, and nothing in them runs. Text is untrusted: escape it before showing it.
+    The key ``what`` says which of the three it is. The description of a task includes its result,
+    and that of a reference includes the value; a late reference stands for its current value.
 
     Args:
-        what: the text of a reference, a digest or its first 8 digits or more, or a task id.
+        what: the text of a reference, a digest or at least its first 8 digits, or a task ID.
 
-    Raises BlobMissing, IntegrityError; InvalidRef for a reference of another app, or an ambiguous
-    prefix; StoreUnavailable.
+    Raises BlobMissing, IntegrityError, StoreUnavailable; InvalidRef for a reference of another app
+    or an ambiguous prefix.
     """
     if is_ref(what):
         ref = runtime.content.open(what)
@@ -67,7 +67,7 @@ def describe(runtime: Runtime, what: str) -> dict[str, Any]:
     try:
         digest = find_digest(runtime.store, prefix)
     except BlobMissing:
-        task = _task(runtime, what)  # a task id of hexadecimal digits
+        task = _task(runtime, what)  # a task ID may also consist of hexadecimal digits
         if task["state"] != "PENDING":
             return task
         raise
@@ -129,7 +129,7 @@ def _seen(seen: BlobPeek | None) -> dict[str, Any]:
 
 
 def describe_content(content: BlobContent) -> dict[str, Any]:
-    """Describe the content of a blob, which never changes."""
+    """Describe the content of a blob as plain data; it never changes, so you may cache it."""
     manifest = content.manifest
     if manifest is None:
         return {"kind": "chunk", "content_bytes": content.size}
@@ -143,9 +143,9 @@ def describe_content(content: BlobContent) -> dict[str, Any]:
 
 
 def describe_preview(content: BlobContent) -> dict[str, Any]:
-    """Describe the start of a value; *content* is that of its root blob.
+    """Describe the start of a value as plain data; *content* is the content of its root.
 
-    Raises BlobMissing, IntegrityError, StoreUnavailable, as chunks may be fetched.
+    May fetch chunks. Raises BlobMissing, IntegrityError, StoreUnavailable.
     """
     manifest = content.manifest
     assert manifest is not None  # noqa: S101 (for the type checker: it is a root blob)
@@ -176,9 +176,9 @@ def json_finite(described: Any) -> Any:
 
 
 def describe_task(runtime: Runtime, task_id: str) -> dict[str, Any]:
-    """Describe a task; ``result_ref`` is its result if that is a reference.
+    """Describe a task as plain data; ``result_ref`` is its result if that is a reference.
 
-    Raises ConfigurationError without a result backend, StoreUnavailable.
+    Raises ConfigurationError if there is no result backend, and StoreUnavailable.
     """
     with results_as_refs():
         meta = _meta(runtime, task_id)
@@ -203,7 +203,7 @@ def describe_task(runtime: Runtime, task_id: str) -> dict[str, Any]:
 
 
 def _failure_ref(meta: Mapping[str, Any]) -> Ref[Any] | None:
-    """Return the reference of a large failure; None if there is none, or if it is refused."""
+    """Return the reference of a large failure; None if there is none, or if it is invalid."""
     if meta["status"] not in states.EXCEPTION_STATES or not hasattr(type(meta), "ref"):
         return None
     try:
@@ -224,7 +224,7 @@ def _meta(runtime: Runtime, task_id: str) -> Mapping[str, Any]:
         meta: Mapping[str, Any] = backend.get_task_meta(task_id)
     except OffloadError:
         raise
-    except Exception as exc:  # each backend has its own
+    except Exception as exc:  # each backend raises errors of its own
         raise StoreUnavailable(
             f"result backend {backend.as_uri()} unavailable: {type(exc).__name__}: {exc}"
         ) from exc
@@ -253,16 +253,16 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class CarriedType:
-    """A type and what carries it.
+    """A type, and how it is serialized.
 
     Attributes:
-        name: on the wire; of kombu's own registrations, their marker.
+        name: its name in stored data; for types registered with kombu, their marker.
         type: module and qualified name; "" if its package isn't imported.
-        version: of its data; None where there is none.
+        version: version of its data; None if it has none.
         how: ``encode and decode``, ``dataclass``, ``pydantic model``, ``enum``, an extra of
             offload, Celery's JSON, or ``pickle``.
-        active: whether this process carries it now.
-        advice: what makes it active; "" if it is.
+        active: whether this process can serialize it now.
+        advice: how to make it active; "" if it is.
     """
 
     name: str
@@ -274,12 +274,12 @@ class CarriedType:
 
 
 def carried_types(accepted: Collection[str]) -> list[CarriedType]:
-    """Return the registered types, those that need an import, and what other types travel by.
+    """Return the registered types, those that need an import, and how other types are serialized.
 
     Args:
-        accepted: Celery's names of the serializers that the app accepts.
+        accepted: names of the serializers that the app accepts, as Celery names them.
 
-    Raises ConfigurationError for a type of ``offload_types`` that can't be loaded.
+    Raises ConfigurationError if a type in ``offload_types`` can't be loaded.
     """
     own = registered_types()
     found = [CarriedType(each.name, full_name(each.type), each.version, each.how) for each in own]

@@ -1,4 +1,4 @@
-"""Ask workers about themselves, by Celery's remote control, bounded in time and size."""
+"""Query workers through Celery's remote control, bounded in time and size."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ from offload.hooks.runtime import Runtime
 from offload.ref import Keys
 
 State = Literal["connected", "without", "silent", "unreadable"]
-"""``connected``: it has offload; ``without``: it, or its app, doesn't; ``silent``: it is alive but
-didn't reply; ``unreadable``: its reply is something else."""
+"""State of a worker. ``connected``: its app uses offload; ``without``: it doesn't; ``silent``: it
+answers pings but sent no reply; ``unreadable``: its reply is malformed."""
 
 HERE = "this process"
 MOST = 500
-"""Workers whose replies are read."""
+"""Maximum number of workers whose replies are read."""
 
 _COMMAND = "offload"
 _MEMORY = "memory"
 _CONNECT_TIMEOUT = 5.0  # seconds
 _MAX_NAME = 255  # characters
 _MAX_TEXT = 500
-_MAX_ITEMS = 2000  # of one worker's reply
+_MAX_ITEMS = 2000  # items of one worker's reply
 _MAX_DEPTH = 4
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker, or this process, as it describes itself. Its texts are untrusted data.
+    """A worker, or this process, as it describes itself. Its text is untrusted.
 
     Attributes:
         name: its node name.
-        reply: of `offload.hooks.control.state_of` there, cut to bounded size; empty unless
-            *state* is ``connected``.
-        reason: why it isn't, for people.
+        state: see `State`.
+        reply: what `offload.hooks.control.state_of` returned there, cut to a bounded size; empty
+            unless *state* is ``connected``.
+        reason: why *state* isn't ``connected``, as text for people.
     """
 
     name: str
@@ -72,14 +73,12 @@ class Worker:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Its settings, except those that hold secrets."""
+        """Its settings, except secrets."""
         return self.mapping("settings")
 
     @property
     def cache(self) -> Mapping[str, Any]:
-        """Its machine's node cache: ``folder``, ``values``, ``bytes``, and ``limit``; empty if it
-        has none.
-        """
+        """Its node cache: ``folder``, ``values``, ``bytes``, ``limit``; empty if it has none."""
         return self.mapping("cache")
 
     @property
@@ -88,12 +87,12 @@ class Worker:
         return self.mapping("counters")
 
     def text(self, name: str) -> str:
-        """Return a text of its reply, "" if there is none."""
+        """Return a text from its reply; "" if there is none."""
         text = self.reply.get(name)
         return text if isinstance(text, str) else ""
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """Return a mapping of its reply, an empty one if there is none."""
+        """Return a mapping from its reply; empty if there is none."""
         mapping = self.reply.get(name)
         return mapping if isinstance(mapping, dict) else {}
 
@@ -103,9 +102,9 @@ class Workers:
     """The replies of workers.
 
     Attributes:
-        at: when they were asked, in seconds since 1970.
-        workers: by name, at most `MOST`.
-        note: why there are none, or not all; else "".
+        at: when they were queried, in seconds since 1970.
+        workers: sorted by name, at most `MOST`.
+        note: why *workers* is empty or incomplete; else "".
     """
 
     at: float
@@ -114,39 +113,39 @@ class Workers:
 
 
 def ask_workers(app: Celery, *, timeout: float = 1.0) -> Workers:
-    """Ask the workers on *app*'s broker for their settings.
+    """Query the workers on *app*'s broker for their settings.
 
-    Takes *timeout* seconds if all reply, at most twenty times that. If the broker can't be asked,
-    or no worker replies, the note says so; that isn't an error.
+    Takes *timeout* seconds if all reply, and at most twenty times that. Doesn't raise: if the
+    broker is unavailable or no worker replies, the note says so.
     """
     began = time.time()
     try:
         note = _reason_not_askable(app)
         alive, replies = ({}, {}) if note else _ask(app, timeout)
-    except Exception as exc:  # any of the transport's
-        return Workers(began, (), f"the broker can't be asked: {type(exc).__name__}: {exc}")
+    except Exception as exc:  # each transport raises errors of its own
+        return Workers(began, (), f"can't query the broker: {type(exc).__name__}: {exc}")
     workers = tuple(_worker(name, replies) for name in sorted(alive))
     if not workers:
         note = note or f"no worker replied within {timeout:g} s"
     elif len(workers) == MOST:
-        note = f"there are more than {MOST} workers: the others weren't asked"
+        note = f"there are more than {MOST} workers: the others weren't queried"
     return Workers(began, workers, note)
 
 
 def this_process(runtime: Runtime) -> Worker:
     """Describe this process as workers describe themselves.
 
-    Makes one round trip, for the key in the store, which is left out if the store is unavailable.
+    Makes one round trip to read the store's key, which is omitted if the store is unavailable.
     """
     try:
         kept = stored_keys(runtime.store.pointers) or Keys(())  # none yet
-    except OffloadError:  # problems of the store are reported with the store
+    except OffloadError:  # other checks report problems of the store
         kept = None
     return Worker(HERE, "connected", state_of(runtime, kept))
 
 
 def _ask(app: Celery, timeout: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the replies to ``ping``, and those to offload's command."""
+    """Return the replies to ``ping`` and to offload's own command."""
     with Remote.connected(app) as remote:
         alive = remote.ask("ping", timeout=timeout)
         return alive, remote.ask(_COMMAND, timeout=timeout, workers=list(alive)) if alive else {}
@@ -195,7 +194,7 @@ class _Bounded:
 
 
 def _text(text: str) -> str:
-    """Return *text* shortened, and without what UTF-8 can't encode."""
+    """Shorten *text*, and drop characters that UTF-8 can't encode."""
     return text[:_MAX_TEXT].encode("utf-8", "replace").decode()
 
 
@@ -203,12 +202,12 @@ def _text(text: str) -> str:
 
 
 def _reason_not_askable(app: Celery) -> str:
-    """Return why workers of *app* can't be asked; "" if they can. Doesn't connect."""
+    """Return why workers of *app* can't be queried; "" if they can. Doesn't connect."""
     if not app.conf.worker_enable_remote_control:
         return "worker_enable_remote_control is off, so workers don't reply"
     connection = app.connection_for_write()
     if connection.transport.driver_type == _MEMORY:
-        return "the broker is this process's own memory, which no worker can reach"
+        return "the broker is in this process's memory, where no worker can reach it"
     if not connection.supports_exchange_type("fanout"):
         return f"a {connection.transport.driver_name} broker doesn't support remote control"
     return ""
@@ -216,9 +215,9 @@ def _reason_not_askable(app: Celery) -> str:
 
 @contextmanager
 def connected(app: Celery) -> Iterator[Any]:
-    """Yield a connection to the broker of *app*, which is tried once, for a few seconds.
+    """Yield a connection to the broker of *app*.
 
-    Raises the driver's error if the broker is unavailable.
+    Tries once, for a few seconds; raises the driver's error if the broker is unavailable.
     """
     connection = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT)
     if connection.transport.driver_type == "redis":
@@ -231,9 +230,9 @@ def connected(app: Celery) -> Iterator[Any]:
 
 
 class Remote:
-    """Sends commands to workers over its own connection, which `connected` opens.
+    """Sends commands to workers over a connection opened by `connected`.
 
-    The app's own connection would retry an unavailable broker forever.
+    The app's connection would retry an unavailable broker forever.
     """
 
     def __init__(self, mailbox: Any) -> None:
@@ -249,10 +248,15 @@ class Remote:
     def ask(
         self, command: str, *, timeout: float, workers: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """Return the replies of workers by name; anyone who can write to the broker can forge one.
+        """Return the replies of workers by name. Anyone who can write to the broker can forge one.
 
-        Returns once all of *workers* have replied, once none has for *timeout* seconds, or after
-        ten times that.
+        Returns once all *workers* have replied, or no reply came for *timeout* seconds, or ten
+        times *timeout* have passed.
+
+        Args:
+            command: the command's name.
+            timeout: in seconds.
+            workers: names of the workers to query; None queries all.
         """
         replies: dict[str, Any] = {}
         deadline = time.monotonic() + 10 * timeout
@@ -275,7 +279,7 @@ class Remote:
 
 
 def _is_name(name: object) -> bool:
-    """Return whether a worker can have this name; anyone can write others."""
+    """Return whether *name* is a valid worker name, as replies are untrusted."""
     return isinstance(name, str) and len(name) <= _MAX_NAME and name.isprintable()
 
 

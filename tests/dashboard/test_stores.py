@@ -186,7 +186,7 @@ def test_workers_and_whether_they_agree(redis, tmp_path):
     assert row[3].startswith("2.0 MB of ")
     assert row[8] == "offload_max_size"
     assert "offload_max_size differs: 2147483648 in this process; 3000000 in one-" in page
-    assert "set offload_max_size to the same on all" in page
+    assert "set the same offload_max_size everywhere" in page
     assert '<tr data-key="offload_max_size">' in details
     assert "3000000" in details
     assert '<tr data-key="offload_threshold">' not in details

@@ -68,8 +68,8 @@ def test_mixed_data_is_reported(process):
         (
             "warning",
             (
-                "1 of 10 blobs aren't encrypted: they are from before there were keys, or from a "
-                "process without them"
+                "1 of 10 blobs aren't encrypted: they were written before keys were set, or by a "
+                "process without keys"
             ),
         ),
     ]
