@@ -1,1 +1,1 @@
-"""Count what happens in each process, keep the counts in the store, and report them."""
+"""Counters: count events in each process, keep the counts in the store, and report them."""

@@ -12,7 +12,7 @@ _OWN = 60  # file descriptors reserved for the store's connections and files
 
 
 def most_connections() -> int:
-    """Return the maximum number of open connections that leaves enough file descriptors."""
+    """Return the maximum number of connections that leaves enough file descriptors."""
     try:
         import resource
     except ImportError:  # not a Unix

@@ -111,7 +111,7 @@ BY_TASK = frozenset(
         *(name for name in NAMES if name.startswith("errors_")),
     }
 )
-"""Counters kept by task over time; of all others, only the sum is kept over time."""
+"""Counters whose history is kept by task; of all others, only the total has a history."""
 
 OF_WORKER = frozenset(
     {
@@ -120,14 +120,14 @@ OF_WORKER = frozenset(
         *(name for name in NAMES if name.startswith("errors_")),
     }
 )
-"""Counters kept by worker over time: the sums of all its processes."""
+"""Counters whose history is kept by worker, summed over its processes."""
 WORKER_PREFIX = "worker:"
-"""Prefix of a worker's node name where a counter has the URL of a store."""
+"""Prefix of a worker's node name in `Counted.store`."""
 
 OF_OBJECT = frozenset({"catalog_loads", "catalog_late", "catalog_refs", "cache_hits"})
-"""Counters kept by object of the catalog over time; hits are loads from this machine's copies."""
+"""Counters whose history is kept by catalog object; hits are loads from this machine's copies."""
 OBJECT_PREFIX = "object:"
-"""Prefix of an object's bucket and name where a counter has the URL of a store."""
+"""Prefix of an object's bucket and name in `Counted.store`."""
 
 STEPS = {
     "serialize": "serializing a value",
@@ -139,25 +139,25 @@ STEPS = {
 """Steps that are timed."""
 
 BOUNDS = (0.001, 0.004, 0.016, 0.064, 0.256, 1.024, 4.096, 16.384)
-"""Upper bounds, in seconds, of the buckets for a step's times; the last bucket has none."""
+"""Upper bounds, in seconds, of the buckets for a step's times; the last bucket is unbounded."""
 
 SIZES = tuple(1 << bits for bits in range(10, 23))
-"""Lower bounds of size classes, 1 KiB to 4 MiB; smaller values have a class of their own."""
+"""Lower bounds of size classes, from 1 KiB to 4 MiB; smaller values have a class of their own."""
 
 OTHER = "(other)"
-"""The task label of events counted after the limit of labels is reached."""
+"""Task label of events that are counted after the limit of labels is reached."""
 
 
 class Counted(NamedTuple):
     """Name and labels of a counter.
 
     Attributes:
-        name: one of `NAMES`; for a step of `STEPS`, ``<step>_seconds_<index of its bucket>`` and
-            ``<step>_microseconds`` (see `time_names`); for a size class, see `size_names`. For
-            one of several stores, ``of_store_<name>``, which isn't included in any other.
-        task, argument: "" if there is none.
-        store: the URL of one of several stores, or `OBJECT_PREFIX`, bucket, and name of an object
-            of the catalog; else "".
+        name: one of `NAMES`; for times of a step, see `time_names`; for a size class, see
+            `size_names`. For one of several stores, ``of_store_<name>``, which isn't included in
+            any other counter.
+        task, argument: the task's and argument's name; "" if there is none.
+        store: the URL of one of several stores; or `OBJECT_PREFIX` with the bucket and name of a
+            catalog object; else "".
     """
 
     name: str
@@ -173,28 +173,29 @@ _SIZE_NAMES = [
 
 
 def size_names(size: int) -> tuple[str, str, str]:
-    """Return the counters for values of *size* bytes: their number, their bytes, and those of
-    their bytes that were stored or seen before.
+    """Return the counters for values of *size* bytes.
 
-    ``size_16``, ``size_16_bytes``, and ``size_16_repeated`` count values from 2**16 bytes to less
-    than twice that. ``size_0`` counts values below the first of `SIZES`; the last class has no
-    upper bound.
+    They count the values, their bytes, and their repeated bytes, which were stored or seen before.
+    ``size_16``, ``size_16_bytes``, and ``size_16_repeated`` count values of at least 2**16 bytes
+    and less than twice that. ``size_0`` counts values below the first of `SIZES`; the last class
+    is unbounded.
     """
     return _SIZE_NAMES[min(size.bit_length(), len(_SIZE_NAMES) - 1)]
 
 
 def time_names(step: str) -> tuple[list[str], str]:
-    """Return the counters for times of a *step*: one per bucket of `BOUNDS`, one for longer times,
-    and their sum in microseconds.
+    """Return the counters for times of a *step*: one per bucket, and the sum in microseconds.
+
+    There is a bucket for each of `BOUNDS`, and one for longer times.
     """
     return [f"{step}_seconds_{n}" for n in range(len(BOUNDS) + 1)], f"{step}_microseconds"
 
 
 # -- counting
 
-_MOST = 2000  # distinct names and labels between two writes
-_OBJECTS = 1000  # of these, at most for objects of the catalog
-_LONGEST = 256  # queued events before they are added up
+_MOST = 2000  # maximum number of distinct counters between two writes
+_OBJECTS = 1000  # maximum number of these for catalog objects
+_LONGEST = 256  # length at which queued events are added up
 _KNOWN = frozenset(NAMES)
 _Labels = tuple[str, ...]  # task and argument; or two empty ones and a store
 
@@ -217,8 +218,8 @@ _TIMES_OF_STORE = {
 _WITH_STORE = 3  # labels
 _OFFLOADED = ("values_offloaded", "bytes_offloaded", "values_deduplicated", "bytes_deduplicated")
 about_now: ContextVar[tuple[str, str]] = ContextVar("offload_counted_about", default=("", ""))
-"""The task and argument that label events in this context. Set it where each call counts, instead
-of by `Counters.about`."""
+"""The task and argument that label events in this context. On hot paths, set it directly: that is
+faster than `Counters.about`."""
 
 
 _object_now: ContextVar[str] = ContextVar("offload_counted_object", default="")
@@ -238,7 +239,7 @@ class _About:
 
 
 class Timed:
-    """A step that is timed and traced while the block runs."""
+    """Context manager that times and traces a step."""
 
     __slots__ = ("_active", "_begun", "_counters", "_span", "_step")
 
@@ -255,7 +256,7 @@ class Timed:
     def note(
         self, size: int | None = None, digest: str | None = None, *, hit: bool | None = None
     ) -> None:
-        """Describe the value in the span, if there is one; see `otel.note_value`."""
+        """Describe the value in the span, if tracing is on; see `otel.note_value`."""
         if self._active is not None:
             note_value(self._active, size, digest, hit=hit)
 
@@ -276,10 +277,10 @@ class Counters:
     """Named counters of one process, which only increase. Thread-safe.
 
     Counting appends an event to a queue. Events are added up when the queue is long or counters
-    are read, which takes less than half the time of adding up each event immediately.
+    are read, which takes less than half the time of adding up each event at once.
 
     Attributes:
-        errors: the latest errors, which aren't written yet.
+        errors: the latest errors that aren't written yet.
     """
 
     def __init__(self) -> None:
@@ -303,11 +304,11 @@ class Counters:
             self._notify()
 
     def about(self, task: str, argument: str = "") -> AbstractContextManager[None]:
-        """Label all events in this context with a task and argument."""
+        """Label all events within the block with a task and argument."""
         return _About((task, argument))
 
     def add(self, **amounts: int) -> None:
-        """Increase the named counters; raises KeyError for a name that isn't in `NAMES`."""
+        """Increase counters by name. Raises KeyError for a name that isn't in `NAMES`."""
         if not _KNOWN.issuperset(amounts):
             raise KeyError(*amounts.keys() - _KNOWN)
         self._wait((about_now.get(), None, amounts))
@@ -317,7 +318,7 @@ class Counters:
 
         Args:
             size: its serialized bytes.
-            repeated: those of its bytes that were stored or seen before.
+            repeated: how many of them were stored or seen before.
         """
         self._wait((about_now.get(), size, repeated))
 
@@ -326,16 +327,16 @@ class Counters:
 
         Args:
             size, repeated: see `sized`.
-            whole: whether all of it was in the store already.
+            whole: whether all of the value was already in the store.
         """
         self._wait((about_now.get(), _OFFLOADED, (size, repeated, whole)))
 
     def of_store(self, store: str, **amounts: int) -> None:
-        """Increase counters of one of several stores; names as in `OF_STORE`."""
+        """Increase counters, named as in `OF_STORE`, of one of several stores."""
         self._wait((("", "", store), None, {_OF[name]: n for name, n in amounts.items()}))
 
     def of_object(self, bucket: str, name: str, **amounts: int) -> None:
-        """Increase counters, and those of an object of the catalog; names as in `OF_OBJECT`."""
+        """Increase counters, named as in `OF_OBJECT`, in total and for a catalog object."""
         self.add(**amounts)
         self._of_object(f"{OBJECT_PREFIX}{bucket}/{name}", amounts)
 
@@ -344,9 +345,7 @@ class Counters:
 
     @contextmanager
     def loading(self, bucket: str, name: str) -> Iterator[None]:
-        """Count an object of the catalog as loaded if the block succeeds, and as a hit what the
-        node cache has of it.
-        """
+        """Count a catalog object as loaded if the block succeeds; see also `object_hit`."""
         token = _object_now.set(f"{OBJECT_PREFIX}{bucket}/{name}")
         try:
             yield
@@ -355,7 +354,7 @@ class Counters:
         self.of_object(bucket, name, catalog_loads=1)
 
     def object_hit(self) -> None:
-        """Count the object that is being loaded, if any, as read from a copy on this machine."""
+        """Count the object being loaded, if any, as read from a copy on this machine."""
         label = _object_now.get()
         if label:
             self._of_object(label, {"cache_hits": 1})
@@ -367,18 +366,18 @@ class Counters:
         self.add(**{name: 1})
 
     def timed(self, step: str) -> Timed:
-        """Time a step if it succeeds; also trace it as an OpenTelemetry span."""
+        """Return a context manager that times a step, if it succeeds, and traces it."""
         return Timed(self, step)
 
     def cache_hit(self, size: int, digest: str) -> None:
-        """Count a value of so many bytes that the node cache had; also trace it."""
+        """Count and trace a value of *size* bytes that was read from the node cache."""
         self.add(cache_hits=1, cache_bytes=size)
         self.object_hit()
         if is_set_up():
             note_hit(*about_now.get(), size, digest)
 
     def took(self, step: str, seconds: float, *, store: str = "") -> None:
-        """Record the duration of a step, or of the part that one of several stores had in it.
+        """Record the duration of a step, or the time that one of several stores took for it.
 
         Raises KeyError for a step that isn't in `STEPS`.
         """
@@ -458,7 +457,7 @@ class Counters:
         return {name: found[name] for name in NAMES}
 
     def take(self) -> dict[Counted, int]:
-        """Return the counts since the last call."""
+        """Return the counts since the last call, without zeros."""
         with self._lock:
             self._pending_listener = self._listener  # first, so that no event is missed
             self._add_up()
@@ -473,7 +472,7 @@ class Counters:
 
 
 def _offloaded(size: int, *, whole: bool) -> Iterable[tuple[str, int]]:
-    """Return the counters of a value that is sent by reference, with their amounts."""
+    """Return the counters to increase for a value that is sent by reference, with amounts."""
     return zip(_OFFLOADED, (1, size, int(whole), size if whole else 0), strict=True)
 
 

@@ -1,12 +1,12 @@
 """Predict what each threshold would save, and recommend the best one.
 
 Values are counted in size classes whose lower bounds are the candidate thresholds, so the number
-and bytes of values that would be offloaded are exact. Their cost is a linear model, fitted to the
-CPU time of publisher, worker, and server per task by the size of its argument (`make bench ARGS=6`;
-docs/explanation/decisions.md has the table). A value in a message has a cost per byte. An offloaded
-value has a constant cost, a far lower cost per byte, and an even lower one for bytes that were
-already stored.
-Machines differ in seconds, but little in where the lines cross: at about 90 kB.
+and bytes of values that would be offloaded are exact. The cost of values follows a linear model,
+fitted to the CPU time that publisher, worker, and server use per task for arguments of various
+sizes (`make bench ARGS=6`; docs/explanation/decisions.md has the table). A value in a message costs
+time per byte. An offloaded value costs a constant, much less per byte, and even less for bytes that
+were already stored. The seconds depend on the machine, but the size at which both cost the same
+hardly does: it is about 90 kB.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STORED = 3.2e-9
 REPEATED = 0.5e-9
 """CPU seconds per byte that was already stored."""
 
-_NOTICEABLE = 0.05  # of the CPU time that the values cost in messages
+_NOTICEABLE = 0.05  # share of the CPU time that the values cost in messages
 _CHECKED = 256 << 10  # values of at least this size are sent only if the store lacks them
 _CHUNKED = 1 << 20  # values of at least this size have chunks, read after the root
 
@@ -39,16 +39,16 @@ class Candidate:
     """Predicted effect of a threshold.
 
     Attributes:
-        threshold: the size in bytes from which values would be offloaded.
+        threshold: minimum size in bytes of values that would be offloaded.
         values: number of values that would be offloaded.
         bytes: their serialized bytes.
-        stored_bytes: those of their bytes that would be stored, before compression; the others
-            are duplicates.
-        round_trips: upper limit of round trips to the store: to check for a value and hold it, to
-            write new bytes (from 256 KiB; smaller ones are sent with the check), to read it, to
-            read its chunks (from 1 MiB), and to release it. Node cache hits save some. The number
-            of new values is estimated from their bytes.
-        saved_seconds: CPU time saved by publisher, worker, and server; negative if it costs more.
+        stored_bytes: how many of *bytes* would be stored, before compression; the others are
+            duplicates.
+        round_trips: upper limit of round trips to the store: one each to check for a value and
+            hold it, to write new bytes (of values below 256 KiB, they are sent with the check), to
+            read it, to read its chunks (from 1 MiB), and to release it. Node cache hits save some.
+            The number of new values is estimated from their bytes.
+        saved_seconds: CPU time saved in publisher, worker, and server; negative if more is used.
     """
 
     threshold: int
@@ -66,11 +66,11 @@ class Choices:
     Attributes:
         values: number of values counted.
         bytes: their serialized bytes.
-        candidates: by ascending threshold, starting with the smallest size that was counted.
-        best: the candidate that saves most; in a tie, the one closest to the current threshold.
+        candidates: in ascending order of threshold, from the smallest size that was counted.
+        best: the candidate that saves the most; in a tie, the one closest to the current threshold;
             None if none saves anything.
-        current: the candidate that offloads what the current threshold does, or a little less;
-            None if that is nothing.
+        current: the candidate that offloads the same values as the current threshold, or slightly
+            fewer; None if that is none.
     """
 
     values: int
@@ -81,7 +81,7 @@ class Choices:
 
     @property
     def is_worth_changing(self) -> bool:
-        """Whether the best threshold saves noticeably more than the current one does."""
+        """Whether the best threshold saves noticeably more than the current one."""
         if self.best is None:
             return False
         now = self.current.saved_seconds if self.current is not None else 0.0
@@ -98,12 +98,12 @@ class Estimate:
 
     Attributes:
         start: when counting started, in seconds since 1970; None for all time.
-        threshold: the current one, in bytes.
+        threshold: the current threshold, in bytes.
         counted_from: the size in bytes from which all values were counted. In mode on, values
             below the threshold aren't inspected.
-        total: for the app.
-        tasks: for each task with counted values; "" is for values without a task. Empty unless
-            for all time, as sizes by task aren't kept over time.
+        total: choices for the app.
+        tasks: choices for each task with counted values; "" stands for values without a task.
+            Empty unless *start* is None, because sizes by task have no history.
     """
 
     start: float | None
@@ -118,8 +118,8 @@ class Estimate:
         total, best = self.total, self.total.best
         if not total.values:
             return (
-                "No sizes have been counted yet. Those of values below the threshold are counted "
-                'with offload_mode="observe".'
+                "No sizes have been counted yet. To count values below the threshold, too, set "
+                'offload_mode="observe".'
             )
         if best is None:
             return (
@@ -138,7 +138,7 @@ class Estimate:
         if not total.is_worth_changing:
             now = total.current.saved_seconds if total.current is not None else 0.0
             return (
-                f"No difference worth changing: the current threshold, "
+                f"Not worth a change: the current threshold, "
                 f"{human_size(self.threshold)}, saves about {human_time_saved(now)} of CPU "
                 f"time; the best, {human_size(best.threshold)}, would save "
                 f"{human_time_saved(best.saved_seconds)}."
@@ -164,7 +164,7 @@ def estimate(found: Report, threshold: int) -> Estimate:
     """Predict the effect of thresholds on the values counted in *found*.
 
     Args:
-        threshold: the current one, in bytes.
+        threshold: the current threshold, in bytes.
     """
     counted_from = threshold if found.total["values_offloaded"] else min(threshold, SIZES[0])
     tasks = {

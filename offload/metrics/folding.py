@@ -1,4 +1,4 @@
-"""Fold complete parts and the last fold into a new fold; see `offload.metrics.snapshots`."""
+"""Fold complete parts and the last fold into a new one; see `offload.metrics.snapshots`."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from offload.stores.protocols import SweepItem
 Clock = Callable[[], float]
 
 LIFE = 3600.0
-"""Seconds for which a process writes to one part."""
+"""Seconds after which a process starts a new part."""
 SILENT = 2 * LIFE
 """Seconds without a write after which a part counts as complete."""
 GRACE = 600.0
-"""Seconds for which a folded part is kept."""
+"""Seconds to keep a folded part before deleting it."""
 STRAY = 86400.0
-"""Seconds after which unused files are deleted, and for which a folded part that its writer never
-completed is remembered: a suspended writer may wake up and write it once more."""
+"""Seconds after which unused files are deleted, and for which a fold remembers parts whose writer
+never completed them: a suspended writer may wake up and write its part again."""
 _AT_ONCE = 1000
-_LONGEST = 60.0  # seconds that folding may take before it is written
+_LONGEST = 60.0  # seconds after which a fold that isn't written yet is abandoned
 _TURNS = 10
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """The files of a store.
+    """The statistics files of a store.
 
     Attributes:
-        over, open: complete parts, and the others.
-        ended: parts whose writer completed them.
-        others: folds, and remains of removed parts.
+        over, open: complete parts, and parts that may still be written.
+        ended: parts that their writer marked as complete.
+        others: folds, and remains of deleted parts.
     """
 
     over: Mapping[str, SmallFile]
@@ -70,9 +70,9 @@ class Folder:
         self._clock = clock
 
     def fold(self, least: int) -> bool:
-        """Fold complete parts if there are at least *least*, and remove those folded before.
+        """Fold complete parts if there are at least *least*; delete parts folded earlier.
 
-        Returns whether there were that many.
+        Return whether there were enough parts. Raises StoreUnavailable.
         """
         start = self._clock()
         now, parts = self._scan()
@@ -82,13 +82,13 @@ class Folder:
         self._clean(parts, name, head, now)
         old = head if isinstance(head, Snapshot) else Snapshot()
         fresh = [part for part in parts.over if part not in old.covers]
-        # Leave a head written by a later version to processes that can read it.
+        # If a later version wrote the head, leave folding to processes that can read it.
         if len(fresh) >= least and not isinstance(head, FromLater):
             self._swap(name, self._folded(old, fresh[:_AT_ONCE], parts, now), start)
         return True
 
     def clear(self) -> None:
-        """Fold so that every sum is zero."""
+        """Reset all counters to zero, by a fold that subtracts them. Raises StoreUnavailable."""
         for _ in range(_TURNS):
             start = self._clock()
             now, parts = self._scan()
@@ -106,7 +106,7 @@ class Folder:
         )
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Fold complete parts and remove unreadable ones, unless *dry_run*; yield the latter."""
+        """Yield unreadable parts. Unless *dry_run*, delete them, and fold complete parts."""
         if not dry_run and not self.fold(1):
             return
         now, parts = self._scan()
@@ -178,5 +178,5 @@ class Folder:
 
 
 def _until(names: Iterable[str], parts: _Parts, now: float) -> dict[str, float]:
-    """Return the times until which to remember these parts as folded."""
+    """Return until when to remember each of these parts as folded, in seconds since 1970."""
     return {name: now + (GRACE if name in parts.ended else STRAY) for name in names}

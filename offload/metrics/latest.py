@@ -1,9 +1,9 @@
 """Keep the latest errors in the store: their kind, task, argument, time, and text.
 
-Counters say how many errors there were. Of each kind, task, and argument, one small record (the
-pointer ``stats/errors``) also keeps the latest. Processes add to it by compare-and-swap, at most
-once per interval of their statistics, and only if they had errors. Texts are those of our own
-errors, which contain no values; of any other error, only its type is kept.
+Counters say how many errors there were. One small record (the pointer ``stats/errors``) also keeps
+the latest error of each kind, task, and argument. Processes add to it by compare-and-swap, at most
+once per statistics interval, and only if they had errors. The record has the messages of offload's
+own errors, which contain no values; of other errors, it has only the type.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ logger = logging.getLogger(__name__)
 
 _NAME = "stats/errors"
 _VERSION = 1
-_MOST = 60  # entries in the record
-_MOST_NEW = 40  # entries that wait in a process
-_LARGEST = 48 << 10  # bytes of the record; a pointer may have 64 KiB
+_MOST = 60  # maximum entries in the record
+_MOST_NEW = 40  # maximum entries that wait in a process
+_LARGEST = 48 << 10  # maximum bytes of the record; a pointer may have 64 KiB
 _LONGEST = 200  # characters of a name
 _LONGEST_TEXT = 300
 _TURNS = 4  # attempts to swap
-_KEPT = 30 * 86400.0  # seconds
-_AHEAD = 300.0  # seconds by which a clock may be ahead
+_KEPT = 30 * 86400.0  # seconds to keep an error
+_AHEAD = 300.0  # seconds; errors dated further in the future are ignored
 
 
 @dataclass(frozen=True)
 class Noted:
-    """The latest error of a kind, task, and argument.
+    """The latest error of one kind, task, and argument.
 
     Attributes:
-        kind: its counter, such as ``errors_missing``.
+        kind: the error's counter, such as ``errors_missing``.
         task, argument: "" if there is none.
-        at: when it happened, in seconds since 1970, by the clock of its process.
-        count: how often it happened since it was first recorded.
-        text: type and message.
+        at: when it happened, in seconds since 1970, by its process's clock.
+        count: how often it has happened since it was first recorded.
+        text: the error's type and message.
     """
 
     kind: str
@@ -59,9 +59,9 @@ class Noted:
 
 
 class LatestErrors:
-    """Errors of this process that wait to be written. Bounded; thread-safe.
+    """Errors of this process that wait to be written, in bounded number. Thread-safe.
 
-    Single operations of dicts change it, so that no lock is held at a fork.
+    It has no lock, which a fork could copy while held: only atomic dict operations change it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -72,7 +72,7 @@ class LatestErrors:
         return bool(self._waiting)
 
     def note(self, kind: str, task: str, argument: str, error: BaseException) -> None:
-        """Note an error; beyond `_MOST_NEW` kinds and arguments, it is only counted."""
+        """Note an error, or drop it if `_MOST_NEW` entries already wait."""
         noted = Noted(kind, task[:_LONGEST], argument[:_LONGEST], self._clock(), 1, _text_of(error))
         waiting = self._waiting
         before = waiting.get(noted.key)
@@ -83,25 +83,25 @@ class LatestErrors:
         waiting[noted.key] = noted
 
     def take(self) -> list[Noted]:
-        """Return what waits, and forget it."""
+        """Return and remove all waiting errors."""
         taken, self._waiting = self._waiting, {}
         return list(taken.values())
 
     def requeue(self, taken: Iterable[Noted]) -> None:
-        """Take back what could not be written."""
+        """Put back errors that could not be written."""
         for each in taken:
             self._waiting.setdefault(each.key, each)
 
 
 class ErrorLog:
-    """The record in a store."""
+    """The record of the latest errors in a store."""
 
     def __init__(self, pointers: PointerStore, clock: Callable[[], float] = time.time) -> None:
         self._pointers = pointers
         self._clock = clock
 
     def add(self, new: Sequence[Noted]) -> bool:
-        """Add errors; return False if other processes changed the record at each attempt.
+        """Add errors; return False if other processes changed the record during each attempt.
 
         Raises StoreUnavailable.
         """
@@ -127,11 +127,11 @@ class ErrorLog:
 
 
 def error_log_of(store: Store) -> ErrorLog | None:
-    """Return the record of *store*, with tiers that of the first; None if it has no pointers."""
+    """Return the record in *store*, or in its first tier; None if that has no pointers."""
     first = tiers_of(store)[0]
     if isinstance(first, KeepsFiles) and not first.files.has_pointers:
         return None
-    pointers = getattr(first, "pointers", None)  # a store of others may have only counters
+    pointers = getattr(first, "pointers", None)  # a third-party store may have only counters
     return None if pointers is None else ErrorLog(pointers)
 
 
@@ -143,7 +143,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _merged(old: Iterable[Noted], new: Iterable[Noted]) -> list[Noted]:
-    """Return the latest of each kind, task, and argument, newest first."""
+    """Return the latest error of each kind, task, and argument, newest first."""
     found = {each.key: each for each in old}
     for each in new:
         before = found.get(each.key)
@@ -165,7 +165,7 @@ def _written(errors: Sequence[Noted]) -> bytes:
 
 
 def _parsed(value: bytes | None) -> list[Noted]:
-    """Return the errors in a record; none if it is damaged, or from a later version."""
+    """Return the errors in a record; empty if it is damaged or from a later version."""
     if value is None:
         return []
     try:

@@ -4,7 +4,7 @@ A span is a child of the current one: the publisher's. On a worker, where refere
 before Celery's own span starts, it is a child of the span in the message.
 
 Events are recorded when they are counted, within the current span, so that a metric's exemplars
-name traces. Attributes are few: task, step, kind of error, and the scheme of a store's URL.
+link to traces. There are few attributes: task, step, kind of error, and scheme of a store's URL.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _received(headers: Mapping[str, Any]) -> Iterator[None]:
 
 # -- metrics
 
-_TASKS = 200  # tasks with an attribute of their own, as in the Prometheus exporter
+_TASKS = 200  # tasks that get their own attribute, as in the Prometheus exporter
 _OTHER = "(other)"
 _ERRORS = "errors_"
 _MILLISECONDS = "memo_milliseconds_saved"
@@ -118,7 +118,7 @@ _OF_ONE_STORE = 3  # labels
 
 
 def name_of(name: str) -> str:
-    """Return the instrument for a counter: ``bytes_stored`` is ``offload.stored.bytes``."""
+    """Return the name of a counter's instrument: ``offload.stored.bytes`` for ``bytes_stored``."""
     if name == _MILLISECONDS:
         return "offload.memo.saved"
     unit, _, rest = name.partition("_")
@@ -126,13 +126,13 @@ def name_of(name: str) -> str:
 
 
 class Instruments:
-    """The instruments of a process.
+    """The OpenTelemetry instruments of a process.
 
     Args:
         counters: descriptions of counters by name.
-        of_store: those of counters that exist for each of several stores.
-        store_prefix: prefix of the latter.
-        times, sizes: bounds of the buckets for seconds and for bytes.
+        of_store: descriptions of counters kept per store, by name.
+        store_prefix: prefix of the latter names in events.
+        times, sizes: bounds of histogram buckets, in seconds and in bytes.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Instruments:
         self._tasks: set[str] = set()
 
     def count(self, labels: tuple[str, ...], amounts: Iterable[tuple[str, int]]) -> None:
-        """Increase counters. *labels* are a task and an argument, or "", "", and a store's URL."""
+        """Increase counters. *labels* are (task, argument), or ("", "", store's URL)."""
         attributes = self._attributes(labels)
         for name, amount in amounts:
             if name.startswith(_ERRORS):
@@ -188,7 +188,7 @@ class Instruments:
         self._sizes.record(size, self._attributes(labels))
 
     def time(self, labels: tuple[str, ...], step: str, seconds: float) -> None:
-        """Record the duration of a step, or of the part that one of several stores had in it."""
+        """Record the duration of a step, or the time that one of several stores took for it."""
         attributes = {**self._attributes(labels), "offload.step": step}
         self._durations[len(labels) == _OF_ONE_STORE].record(seconds, attributes)
 

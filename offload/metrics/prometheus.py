@@ -1,4 +1,4 @@
-"""Exporter of counters to Prometheus. Needs the extra ``prometheus``.
+"""Prometheus exporter for the counters. Needs the extra ``prometheus``.
 
 Each scrape reads the counters of all processes from the store, so one exporter per store is enough.
 Conventions: https://prometheus.io/docs/practices/naming/
@@ -47,18 +47,18 @@ _IN_MILLISECONDS = "memo_milliseconds_saved"
 
 
 def metric_of(name: str) -> str:
-    """Return the metric for a counter: ``bytes_stored`` is ``offload_stored_bytes_total``."""
+    """Return a counter's metric: ``offload_stored_bytes_total`` for ``bytes_stored``."""
     unit = "_seconds" if name == _IN_MILLISECONDS else ""
     return name_of(name).replace(".", "_") + f"{unit}_total"
 
 
 class Collector:
-    """Reads *store* at every scrape.
+    """Prometheus collector that reads *store* at every scrape.
 
     Args:
-        tasks: number of tasks with their own label, those with the most bytes; the others are
-            counted together. A task keeps its label, since moving its counts to another label
-            would make that counter fall.
+        tasks: number of tasks that get their own label: those with the most bytes. The others
+            share one. A task keeps its label, because moving its counts to another label would
+            make its counters fall.
     """
 
     def __init__(self, store: Store, *, tasks: int = 200) -> None:
@@ -68,7 +68,7 @@ class Collector:
         self._lock = threading.Lock()  # scrapes may overlap
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics; only ``offload_up`` 0 while the store is unavailable."""
+        """Yield all metrics; while the store is unavailable, only ``offload_up`` with 0."""
         begun = time.perf_counter()
         try:
             found = report(sums_of(self._store))
@@ -113,8 +113,9 @@ def serve(
     """Serve ``/metrics`` from a thread; return the port and the server.
 
     Args:
-        port: 0 chooses a free one.
-        more: serve their metrics, too.
+        host, port: the address to listen on; port 0 picks a free one.
+        tasks: see `Collector`.
+        more: further collectors.
     """
     registry = CollectorRegistry()
     for each in (Collector(store, tasks=tasks), *more):
@@ -142,8 +143,9 @@ class _Handler(WSGIRequestHandler):
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """Server with a thread per connection, for a bounded number of connections. An idle connection
-    is dropped after `PATIENCE` seconds, or earlier to make room for another client.
+    """HTTP server with one thread per connection, for a bounded number of connections.
+
+    It drops an idle connection after `PATIENCE` seconds, or earlier to admit another client.
     """
 
     daemon_threads = True
@@ -159,7 +161,7 @@ class Server(ThreadingMixIn, WSGIServer):
         super().__init__(place[:2], _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in its own thread; drop the longest idle one to make room."""
+        """Serve a connection in its own thread, dropping the longest idle one if there are many."""
         if not self._places.acquire(blocking=False):
             self._drop(1)
             if not self._places.acquire(timeout=1.0):
@@ -175,7 +177,7 @@ class Server(ThreadingMixIn, WSGIServer):
             self._silent.pop(request, None)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection that has been served."""
+        """Close a connection after it was served."""
         self.heard(request)
         super().shutdown_request(request)
         self._places.release()
@@ -188,7 +190,7 @@ class Server(ThreadingMixIn, WSGIServer):
         self._drop(late)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Log that a client disconnected."""
+        """Log a request that failed, usually because the client disconnected."""
         logger.debug("a scrape by %s failed", client_address)
 
     def _drop(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Send a process's counters to the store."""
+"""Write a process's counters to the store."""
 
 from __future__ import annotations
 
@@ -35,31 +35,30 @@ from offload.stores.sums import LABEL, CounterBatch, Sums
 
 logger = logging.getLogger(__name__)
 
-_SOON = 10.0  # seconds within which an error is written, however long the interval
-_PATIENCE = 2.0  # seconds by which statistics may delay the exit of a process
+_SOON = 10.0  # seconds within which an error is written, even if the interval is longer
+_PATIENCE = 2.0  # seconds that statistics may delay the exit of a process
 _THREAD = "offload-stats"
 _LONGEST = 200  # characters of a task's or argument's name
 
 
 class Recorder:
-    """Sends counts to a store, at most once in *interval* seconds.
+    """Writes counts to a store, at most once every *interval* seconds.
 
-    Batches piggyback on requests that are sent anyway. If there are none, or they can't carry a
-    batch, a thread writes counts that have waited for *interval*. The thread exists only while
-    counts wait, and isn't inherited by a fork. It writes errors within ten seconds, even if
-    *interval* is longer, since alerts wait for them. `write` is for the exit of a process. If a
-    process is killed, counts since the last write are lost.
+    Batches of counts piggyback on other requests to the store. If there are none, or if they can't
+    carry a batch, a thread writes counts that have waited for *interval*. The thread exists only
+    while counts wait, and a fork doesn't inherit it. It writes errors within ten seconds, even if
+    *interval* is longer, because alerts depend on them. If a process is killed, counts since the
+    last write are lost.
 
     Args:
         behind: always write in the thread, so that no caller sees an error or timeout of the
-            store. The exit of a process waits for it, for at most two seconds.
+            store. The process's exit waits for the thread, for at most two seconds.
         clock: returns monotonic seconds.
-        sleep: waits for a number of seconds; by default until the process exits, if that is
-            sooner.
+        sleep: waits for a number of seconds; the default returns early if the process exits.
 
     Attributes:
-        worker: the node name of the worker that this process belongs to; "" if it isn't one.
-            Forked children have it from their parent.
+        worker: node name of the worker that this process belongs to; "" if it isn't a worker.
+            Forked children inherit it.
     """
 
     def __init__(
@@ -106,9 +105,9 @@ class Recorder:
         self._states.get().again.append(batch)
 
     def write(self) -> None:
-        """Write the remaining counts now; they are lost if the store fails."""
+        """Write the remaining counts now, before the process exits; if that fails, lose them."""
         state, sums = self._states.get(), self._sums
-        if sums is None or state.again:  # the store was unavailable just now
+        if sums is None or state.again:  # `again`: the store was unavailable a moment ago
             return
         try:
             self._write(state, sums)
@@ -116,17 +115,17 @@ class Recorder:
             logger.info("some statistics were lost: %s", exc)
 
     def end(self) -> None:
-        """Write the remaining counts and mark them complete; takes at most two seconds."""
+        """Write the remaining counts and mark them as complete, in at most two seconds."""
         _end([self])
 
     def start_end(self) -> threading.Thread | None:
-        """Return the thread that writes the remaining counts; None if there is none."""
+        """Start the thread that writes the remaining counts, and return it; None if not needed."""
         state = self._states.get()
         if not self._behind:
-            with suppress(RuntimeError):  # Python 3.12 starts no thread while it exits
+            with suppress(RuntimeError):  # Python 3.12 can't start threads while it exits
                 return start_thread(self._write_last, _THREAD)
-            # Without a writer, the counts aren't marked complete, and the store notices later.
-            # Writing in this thread could block the exit of the process on a store that hangs.
+            # Without a thread, the counts aren't marked as complete; readers find out by time.
+            # Writing in this thread could block the process's exit if the store hangs.
             state.is_handed_over = True
         state.ending.set()
         return state.writer
@@ -144,13 +143,13 @@ class Recorder:
                 logger.info("cannot mark statistics as complete: %s", exc)
 
     def _write_later(self) -> None:
-        """Start a thread that writes after an interval; called at the first event after a write."""
+        """Start a thread that writes after the interval; the first event after a write calls it."""
         state = self._states.get()
         state.since = self._clock()
         if state.expect_writer():
             try:
                 state.writer = start_thread(self._write_soon, _THREAD, state)
-            except RuntimeError:  # no more threads, or the process is ending
+            except RuntimeError:  # too many threads, or the process is exiting
                 state.writer = None
                 state.writer_came()
 
@@ -159,7 +158,7 @@ class Recorder:
         self._wait_to_write(state, self._interval)
         while True:
             while since != state.since and not state.ending.is_set() and not self._has_errors:
-                since = state.since  # a round trip carried the earlier counts
+                since = state.since  # another request carried the earlier counts
                 self._wait_to_write(state, since + self._interval - self._clock())
             state.writer_came()
             if state.ending.is_set() and not (self._behind or state.is_handed_over):
@@ -177,7 +176,7 @@ class Recorder:
             return
 
     def _wait_to_write(self, state: _State, seconds: float) -> None:
-        """Wait for so many seconds; for at most `_SOON` once there is an error."""
+        """Wait for *seconds*, but at most `_SOON` if there is an error to write."""
         wait = self._sleep or state.ending.wait
         while seconds > 0 and not state.ending.is_set():
             wait(min(seconds, _SOON))
@@ -202,7 +201,7 @@ class Recorder:
 
     @property
     def _has_errors(self) -> bool:
-        """Whether errors wait, whose texts no round trip carries."""
+        """Whether errors wait to be written; their texts don't piggyback on requests."""
         return bool(self._counters.errors)
 
     def _write_errors(self) -> None:
@@ -214,7 +213,7 @@ class Recorder:
         try:
             written = log.add(taken)
         finally:
-            if not written:  # others were faster each time, or the store failed
+            if not written:  # other processes swapped first, or the store failed
                 self._counters.errors.requeue(taken)
 
     def _next(self, state: _State) -> CounterBatch | None:
@@ -227,7 +226,7 @@ class Recorder:
         total: Counter[str] = Counter()
         series: Counter[str] = Counter()
         for what, amount in taken.items():
-            if what.store.startswith(OBJECT_PREFIX):  # names come and go: the total is forever
+            if what.store.startswith(OBJECT_PREFIX):  # totals never expire, but objects come and go
                 series[_text(what)] += amount
                 continue
             total[_text(what)] += amount
@@ -255,7 +254,7 @@ def _end(recorders: Iterable[Recorder]) -> None:
 
 
 atexit.register(_write_all)
-signals.worker_process_shutdown.connect(_write_all, weak=False)  # children end without atexit
+signals.worker_process_shutdown.connect(_write_all, weak=False)  # children skip atexit
 
 
 class _State:
@@ -263,7 +262,7 @@ class _State:
         self.process = f"{os.getpid()}-{secrets.token_hex(6)}"
         self.number = 0
         self.next = now
-        self.since = now  # time of the first event that isn't written
+        self.since = now  # time of the first event that isn't written yet
         self.again: list[CounterBatch] = []
         self.lock = threading.Lock()
         self.writer: threading.Thread | None = None
@@ -273,7 +272,7 @@ class _State:
         self._is_expected = False
 
     def expect_writer(self) -> bool:
-        """Note that a write is due; return whether none was due before."""
+        """Note that a write is due; return whether it is the first one."""
         with self._writing:
             was, self._is_expected = self._is_expected, True
             return not was
@@ -283,10 +282,10 @@ class _State:
             self._is_expected = False
 
     def end(self, seconds: float, *, to_write: bool) -> bool:
-        """Stop the thread; return whether that took at most *seconds*.
+        """Stop the thread; return whether it stopped within *seconds*.
 
         Args:
-            to_write: whether to let it write once more, or only finish the current write.
+            to_write: let it write once more, instead of only finishing the current write.
         """
         self.ending.set()
         if self.writer is not None and (to_write or not self._is_expected):
@@ -295,7 +294,7 @@ class _State:
 
 
 def of_worker(name: str, worker: str) -> Counted:
-    """Return a counter of all processes of a worker, by its node name."""
+    """Return the counter *name* of a worker, given its node name."""
     return Counted(OF_STORE_PREFIX + name, "", "", WORKER_PREFIX + worker[:_LONGEST])
 
 

@@ -1,4 +1,4 @@
-"""Report the counters of all processes: in total, by task, argument, and store, over time."""
+"""Report the counters of all processes: in total; by task, argument, and store; and over time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from offload.stores.sums import KEPT, LABEL, SPANS, Span, Sums
 from offload.text import human_percent, human_ratio, human_size, human_time
 
 REF_SIZE = 200
-"""Bytes of a reference in a message, about."""
+"""Approximate bytes of a reference in a message."""
 
 _USES = {
     "catalog_loads": "loads",
@@ -47,7 +47,7 @@ class Figures:
 
     @property
     def deduplication(self) -> float | None:
-        """Bytes sent by reference per byte uploaded; None before the first."""
+        """Bytes sent by reference per byte uploaded; None if nothing was uploaded."""
         if not self["bytes_offloaded"]:
             return None
         uploaded = self["bytes_uploaded"]
@@ -55,54 +55,54 @@ class Figures:
 
     @property
     def kept_out(self) -> float | None:
-        """The share of the bytes of values sent by reference that messages and results don't
-        carry; None before the first.
+        """Share (0 to 1) of the bytes of values sent by reference that messages and results don't
+        contain; None if there were none.
         """
         size = self["bytes_offloaded"]
         return max(1 - self["values_offloaded"] * REF_SIZE / size, 0.0) if size else None
 
     @property
     def stored_less(self) -> float | None:
-        """The share of the bytes of values sent by reference that deduplication and compression
-        kept out of the store; None before the first.
+        """Share (0 to 1) of the bytes of values sent by reference that deduplication and
+        compression kept out of the store; None if there were none.
         """
         size = self["bytes_offloaded"]
         return max(1 - self["bytes_stored"] / size, 0.0) if size else None
 
     @property
     def hit_ratio(self) -> float | None:
-        """The share of node cache requests that were hits; None before the first."""
+        """Share (0 to 1) of node cache lookups that were hits; None if there were none."""
         asked = self["cache_hits"] + self["cache_misses"]
         return self["cache_hits"] / asked if asked else None
 
     @property
     def uses_memo(self) -> bool:
-        """Whether a task with ``memo`` was called."""
+        """Whether any task or function with ``memo`` was called."""
         return any(name.startswith("memo_") and n for name, n in self.counts.items())
 
     @property
     def memo_lookups(self) -> int:
-        """Calls of tasks with ``memo`` for which an earlier result was looked up."""
+        """Number of calls for which a remembered result was looked up."""
         return self["memo_hits"] + self["memo_misses"]
 
     @property
     def memo_hit_ratio(self) -> float | None:
-        """The share of `memo_lookups` that returned an earlier result; None before the first."""
+        """Share (0 to 1) of `memo_lookups` that were hits; None if there were none."""
         return self["memo_hits"] / self.memo_lookups if self.memo_lookups else None
 
     @property
     def memo_seconds_saved(self) -> float:
-        """How long the computations took whose results were returned again, in seconds."""
+        """Seconds that computations took whose remembered results were returned."""
         return self["memo_milliseconds_saved"] / 1e3
 
     @property
     def uses_catalog(self) -> bool:
-        """Whether an object of the catalog was saved, loaded, or removed."""
+        """Whether any catalog object was saved, loaded, or removed."""
         return any(name.startswith("catalog_") and n for name, n in self.counts.items())
 
     @property
     def errors(self) -> dict[str, int]:
-        """Errors by kind, without zeros."""
+        """Number of errors by kind, without zeros."""
         found = {
             name.removeprefix("errors_"): n
             for name, n in self.counts.items()
@@ -111,7 +111,7 @@ class Figures:
         return {kind: number for kind, number in sorted(found.items()) if number}
 
     def times(self, step: str) -> list[int]:
-        """Return how often *step* took at most each of `BOUNDS`, and in total."""
+        """Return how often *step* took at most each of `BOUNDS` seconds, and how often in total."""
         numbers = [self[f"{step}_seconds_{number}"] for number in range(len(BOUNDS) + 1)]
         return list(accumulate(numbers))
 
@@ -120,18 +120,16 @@ class Figures:
         return self[f"{step}_microseconds"] / 1e6
 
     def sizes(self) -> tuple[list[int], int]:
-        """Return how many values are below each of `SIZES`, and how many there are in total; and
-        the sum of their bytes.
-        """
+        """Return the numbers of values below each of `SIZES` and in total; and the sum of bytes."""
         classes = [size_names(at_least) for at_least in (0, *SIZES)]
         values = list(accumulate(self[values] for values, _, _ in classes))
         return values, sum(self[size] for _, size, _ in classes)
 
     def quantile(self, step: str, part: float) -> float | None:
-        """Return the time, in seconds, within which *part* of all times lie.
+        """Return the quantile *part* (0 to 1) of a step's times, in seconds.
 
-        It is interpolated within its bucket, and rounded to two digits. Infinity beyond the last
-        bound, None if there were none.
+        It is interpolated within its bucket, and rounded to two digits; infinite if it is above
+        the last bound; None if there were no times.
         """
         times = self.times(step)
         if not times[-1]:
@@ -146,7 +144,7 @@ class Figures:
 
     @classmethod
     def sum(cls, parts: Iterable[Mapping[str, int]]) -> Figures:
-        """Return the sum of several counters."""
+        """Return the sum of several sets of counters."""
         rest = iter(parts)
         counts = dict(next(rest, {}))
         for part in rest:
@@ -161,12 +159,12 @@ class Report:
 
     Attributes:
         start: when counting started, in seconds since 1970; None for all time.
-        total: the sum.
-        tasks: by task; "" is for events without a task. Empty if only totals are kept.
-        arguments: by task and argument; for all time only.
-        stores: by URL, if there are several; not kept by the minute. See `by_store`.
-        workers: by node name, the sums of `OF_WORKER` over the processes of each; neither kept by
-            the minute nor for all time.
+        total: counters in total.
+        tasks: counters by task; "" stands for events without a task. Empty if only totals are kept.
+        arguments: counters by task and argument; only for all time.
+        stores: counters by URL, if there are several stores; not by the minute. See `by_store`.
+        workers: counters in `OF_WORKER` by node name, summed over each worker's processes; neither
+            by the minute nor for all time.
     """
 
     start: float | None
@@ -216,8 +214,14 @@ def report(
 ) -> Report:
     """Return the counters of the last *since* seconds, or of all time.
 
-    Minutes, hours, or days that end in that time count in full. With *tasks*, counts are by task,
-    which aren't kept by the minute.
+    Minutes, hours, or days that end within that time count in full.
+
+    Args:
+        since: seconds; None for all time.
+        tasks: also return counts by task, which rules out counting by the minute.
+        now: returns seconds since 1970.
+
+    Raises ConfigurationError if *since* exceeds the history that is kept, and StoreUnavailable.
     """
     if since is None:
         return _report(None, [sums.total()])
@@ -228,8 +232,10 @@ def report(
 
 
 def timeline(sums: Sums, span: Span, since: float | None = None) -> dict[int, Figures]:
-    """Return the figures of minutes, hours, or days by their start: all that are kept, or those
-    that end in the last *since* seconds.
+    """Return the counters of minutes, hours, or days by their start, in seconds since 1970.
+
+    Returns all that are kept, or those that end within the last *since* seconds. Raises
+    StoreUnavailable.
     """
     return {
         start: _report(None, [counts]).total
@@ -239,15 +245,15 @@ def timeline(sums: Sums, span: Span, since: float | None = None) -> dict[int, Fi
 
 @dataclass
 class Usage:
-    """How an object of the catalog was used in the last 90 days.
+    """How a catalog object was used in the last 90 days.
 
     Attributes:
         loads: how often it was loaded.
-        hits: loads that were read from a copy on the machine.
-        late: late arguments of tasks that it was looked up for.
-        refs: references to it that were made for tasks.
-        last: start of the hour, or after three days of the day, of the last use, in seconds since
-            1970; None if it wasn't used.
+        hits: how many loads were read from a copy on the machine.
+        late: how often it was looked up for a late argument of a task.
+        refs: how many references to it were created for tasks.
+        last: the hour of its last use, or the day if it was over three days ago: its start in
+            seconds since 1970; None if it wasn't used.
     """
 
     loads: int = 0
@@ -265,7 +271,7 @@ class Usage:
 def usage(sums: Sums) -> dict[tuple[str, str], Usage]:
     """Return how each object of the catalog was used, by bucket and name.
 
-    Objects beyond the 10,000 names that a day has for them are left out.
+    Objects beyond the 10,000 that are counted per day are missing. Raises StoreUnavailable.
     """
     found: dict[tuple[str, str], Usage] = {}
     spans: tuple[Span, Span] = ("day", "hour")
@@ -296,7 +302,7 @@ def _span(since: float, *, tasks: bool) -> Span:
 
 
 def _report(start: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
-    labelled: dict[str, dict[str, int]] = defaultdict(dict)  # thousands of names, few labels
+    labelled: dict[str, dict[str, int]] = defaultdict(dict)  # thousands of counters, few labels
     for counted in sums:
         for text, amount in counted.items():
             name, _, labels = text.partition(LABEL)
@@ -335,7 +341,7 @@ def _of_store(counts: Mapping[str, int]) -> Figures:
 
 
 def _of_all(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts without those of stores, which have no label in counts by the minute."""
+    """Drop the counts of stores, which have no label in counts by the minute."""
     return {name: n for name, n in counts.items() if not name.startswith(OF_STORE_PREFIX)}
 
 

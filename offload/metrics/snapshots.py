@@ -1,4 +1,4 @@
-"""Keep statistics in stores that can't add: each process writes its own file, readers add them up.
+"""Statistics in stores that can't add: each process writes its own file, and readers add them up.
 
 ::
 
@@ -6,27 +6,28 @@
     stats/part-5e1d….end           marks that part as complete
     stats/fold-0000000042-9c2f…    the sum of complete parts, and their names
 
-**A part** has one writer, which rewrites it at most once per interval for at most an hour, and then
-starts another. A part is complete once its writer marks it, or hasn't written for two hours by the
-store's clock (it was killed).
+**A part** has one writer, which rewrites it at most once per interval for up to an hour, and then
+starts another part. A part is complete once its writer marks it, or once the writer hasn't written
+for two hours by the store's clock because it was killed.
 
-**Folding** reads the last fold and the complete parts, and writes a new fold, which names those
-parts. Only then does it become the *head*, by compare-and-swap. Parts that the head names aren't
-counted. So a part is counted exactly once at every moment: by itself until the swap, and as part of
-the head afterwards. A process that dies in between leaves files that aren't counted. Of two that
-fold at once, one loses the swap without effect. Named parts are deleted later, when no process
-reads an older head.
+**Folding** reads the last fold and the complete parts, and writes a new fold that names those
+parts. A compare-and-swap then makes it the *head*. Readers skip the parts that the head names, so a
+part is counted exactly once at any time: by itself until the swap, and as part of the head
+afterwards. A process that dies in between leaves a file that isn't counted. If two processes fold
+at the same time, one loses the swap without effect. Named parts are deleted later, when no process
+reads an older head anymore.
 
-**Reading** reads the parts first and then the head, which includes parts deleted meanwhile.
+**Reading** reads the parts first and then the head, which includes parts deleted in the meantime.
 
-Without pointers (fsspec) there is no swap: the fold with the highest number is the head; in a tie,
-the first by name. Of two processes that fold at once, the loser has deleted nothing yet, as named
-parts are kept for ten minutes; a process that takes a minute before it writes stops.
+Without pointers (fsspec) there is no swap. The head is the fold with the highest number; in a tie,
+the first by name. If two processes fold at the same time, the loser hasn't deleted anything yet,
+because named parts are kept for ten minutes and a process gives up if it hasn't written its fold
+after a minute.
 
-**Resetting** is a fold, too: it names all complete parts, and subtracts the current counts of the
-others, since their writers will write these again.
+**Resetting** is also a fold: it names all complete parts, and subtracts the current counts of the
+other parts, because their writers will write them again.
 
-Files that can't be read (truncated, damaged, or from a later version) are skipped and logged.
+Unreadable files (truncated, damaged, or from a later version) are skipped and logged.
 """
 
 from __future__ import annotations
@@ -99,8 +100,9 @@ class Snapshot:
     """A part or a fold.
 
     Attributes:
-        covers: the parts it includes, with the time (seconds since 1970) until which to remember
-            them.
+        sums: the counts.
+        covers: names of the parts included, with the time until which to remember them, in seconds
+            since 1970.
     """
 
     sums: TimedSums = field(default_factory=TimedSums)
@@ -162,13 +164,13 @@ def _amounts(content: Any) -> Amounts:
 
 
 class Head(Protocol):
-    """The current fold."""
+    """Finds and replaces the current fold."""
 
     def find(self) -> str | None:
         """Return its name; None if there is none yet."""
 
     def swap(self, old: str | None, new: str) -> bool:
-        """Replace *old* by *new*, which is written; return whether *new* is now the head."""
+        """Replace *old* by *new*, which must be written; return whether *new* is now the head."""
 
 
 class Pointed:
@@ -189,7 +191,7 @@ class Pointed:
 
 def _named(value: bytes | None) -> str | None:
     name = (value or b"").decode("ascii", "replace")
-    return name if is_fold(name) else None  # otherwise something else wrote it
+    return name if is_fold(name) else None  # not a fold: something else wrote the pointer
 
 
 class Listed:
@@ -228,7 +230,7 @@ class Reader:
         """Return the sums of all processes."""
         entries = [entry for entry in self._files.entries() if is_part(entry.name)]
         parts = self._cached_parts(entries)
-        _, head = self.head()  # after the parts: it includes those removed meanwhile
+        _, head = self.head()  # after the parts: the head includes those deleted meanwhile
         sums = TimedSums()
         covers: Collection[str] = ()
         if isinstance(head, Snapshot):
@@ -241,7 +243,7 @@ class Reader:
         return sums
 
     def parts(self, names: Sequence[str]) -> dict[str, Found]:
-        """Return the content of parts, without those removed meanwhile."""
+        """Return the content of parts, without those deleted meanwhile."""
         found = {}
         for at in range(0, len(names), _AT_ONCE):
             some = names[at : at + _AT_ONCE]
@@ -251,7 +253,7 @@ class Reader:
         return found
 
     def _cached_parts(self, entries: Sequence[SmallFile]) -> dict[str, Snapshot]:
-        """Return the readable parts; only those that changed are read again."""
+        """Return the readable parts, reading only those that changed."""
         kept = self._kept.get()
         found: dict[str, Snapshot] = {}
         for entry in entries:
@@ -280,8 +282,8 @@ class Reader:
                     kept[name] = found
                 return name, found
         if name == self._head.find():
-            logger.warning("%s: statistics are lost, as %s is gone", self._files.url, name)
-            return name, Unreadable("it is gone")
+            logger.warning("%s: statistics are lost: %s is missing", self._files.url, name)
+            return name, Unreadable("it is missing")
         raise StoreUnavailable(
             f"statistics in {self._files.url} changed during each of {_TURNS} reads",
             store=self._files.url,
@@ -291,5 +293,5 @@ class Reader:
         try:
             return read_snapshot(content)
         except (FromLater, Unreadable) as exc:
-            logger.warning("%s: stats/%s is left out of statistics: %s", self._files.url, name, exc)
+            logger.warning("%s: statistics skip stats/%s: %s", self._files.url, name, exc)
             return exc

@@ -1,4 +1,4 @@
-"""Keep counters in a store: in its own sums, or in small files written by each process."""
+"""Storage of counters: in a store that can add numbers, or in small files of each process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def has_counters(store: Store) -> bool:
 
 
 def sums_of(store: Store) -> Sums:
-    """Return the counters of *store*; with tiers, those of the first.
+    """Return the counters of *store*, or of its first tier.
 
     Raises ConfigurationError if the store can't keep counters.
     """
@@ -65,9 +65,9 @@ def sweep_sums(store: Store, *, dry_run: bool) -> Iterator[SweepItem]:
 
 
 SELDOM = 32
-"""One write in this many checks whether there are parts to fold."""
+"""One in this many writes checks whether there are parts to fold."""
 MANY = 64
-"""Complete parts from which a writer folds; a sweep folds any number."""
+"""Minimum number of complete parts for a writer to fold them; a sweep folds any number."""
 
 
 class FileSums:
@@ -88,7 +88,7 @@ class FileSums:
         self._folder = Folder(files, head, self._reader, clocks[0])
 
     def piggyback(self, source: BatchSource) -> None:
-        """Do nothing: no request carries batches."""
+        """Do nothing: no request of these stores can carry a batch."""
 
     def add(self, batch: CounterBatch) -> None:
         self._parts.get().add(batch)
@@ -114,16 +114,16 @@ class FileSums:
     def _fold(self) -> None:
         try:
             self._folder.fold(MANY)
-        except OffloadError as exc:  # a later write will fold
+        except OffloadError as exc:  # a later write folds
             logger.info("%s: cannot fold statistics: %s", self._files.url, exc)
 
 
 class PartWriter:
-    """The current part of a process, and the next ones. Thread-safe.
+    """Writes the parts of a process, one after the other. Thread-safe.
 
     Args:
-        clocks: return ascending seconds. A part's age is the longest by any of them: one may stop
-            while a machine sleeps, another may be set.
+        clocks: functions that return ascending seconds. A part's age is the longest by any of
+            them, because one may stop while the machine sleeps, and another may be set back.
     """
 
     def __init__(self, files: SmallFiles, clocks: tuple[Clock, ...]) -> None:
@@ -136,7 +136,7 @@ class PartWriter:
     def _start(self, sums: TimedSums) -> None:
         self._name = new_part()
         self._started = self._now()
-        self._known: tuple[float, ...] | None = None  # when the file was last known to match
+        self._known: tuple[float, ...] | None = None  # when the file last matched the counts
         self._is_there = False
         self._sums = sums
         self._unsure = TimedSums()  # counts that may not be in the file
@@ -154,18 +154,18 @@ class PartWriter:
                 self._write()
 
     def end(self) -> None:
-        """Mark the part complete, if there is one."""
+        """Mark the current part, if any, as complete."""
         with self._lock:
             if self._is_there and not self._unsure:
                 self._close()
 
     def _rotate(self) -> None:
-        """Start another part if it is time."""
+        """Start another part if the current one is old."""
         if not self._unsure:
             if self._age(self._started) > LIFE:
                 self._close()
         elif self._known is not None and self._age(self._known) > LIFE:
-            # The store was unavailable for so long that the part may be folded.
+            # The store was unavailable for so long that the part may have been folded.
             self._start(self._unsure)
 
     def _write(self) -> None:

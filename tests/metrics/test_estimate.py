@@ -82,7 +82,7 @@ def test_small_differences_are_not_worth_changing():
     assert found.total.best.threshold == 128 * KIB
     assert found.total.best.saved_seconds > found.total.current.saved_seconds
     assert not found.total.is_worth_changing
-    assert found.advice.startswith("No difference worth changing: the current threshold, 262.1 kB")
+    assert found.advice.startswith("Not worth a change: the current threshold, 262.1 kB")
     many = estimate(counted([*large, *[("large", 150 * KIB, 0)] * 5000]), 256 * KIB)
     assert many.total.is_worth_changing
     assert "131.1 kB would pay best" in many.advice
