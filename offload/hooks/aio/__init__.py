@@ -1,1 +1,1 @@
-"""Publishing, reading, and storing from coroutines, without blocking their event loop."""
+"""Publish, read, and store from coroutines without blocking their event loop."""

@@ -1,7 +1,7 @@
-"""Publish, read, and store from coroutines. `Offload` has the documentation.
+"""Publish, read, and store from coroutines; documented at the methods of `Offload`.
 
-A thread calls Celery as if the caller had called it: for each thread, Celery keeps the current app
-and the task being executed, which is the parent of what it publishes.
+Celery keeps the current app and the task being executed (the parent of what it publishes) per
+thread. So a thread that calls Celery for a coroutine sets both to those of the caller.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
 
-_READ = 60.0  # seconds for a result that expired after it was found: a thread never waits forever
+_READ = 60.0  # seconds to read a result that was found: it may have expired since
 
 _eager = PerProcess(threading.RLock)
-"""Held during eager calls: Celery notes for the whole process that a task runs."""
+"""Held during eager calls, because Celery's flag that a task is running is process-wide."""
 
 
 class Publishable(Protocol[P, T_co]):
@@ -47,7 +47,7 @@ class Gettable(Protocol[T_co]):
 async def delay(runtime: Runtime, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if isinstance(task, str):
         return await apply_async(runtime, task, args, kwargs, {})
-    task = app_itself(task)  # a proxy finds the task of the caller's app
+    task = app_itself(task)  # resolve a proxy here, for the caller's current app
     return await _publish(runtime, task, lambda: task.delay(*args, **kwargs))
 
 
@@ -104,7 +104,7 @@ async def get(
 
     def read() -> Any:
         watch.take()
-        # Celery counts the time in which the values of a group are downloaded.
+        # Celery's timeout includes the time to download a group's values.
         left = None if watch.is_taken else _READ
         how = {"timeout": left, "propagate": propagate, "disable_sync_subtasks": False}
         if isinstance(source, ResultSet):
@@ -120,7 +120,7 @@ async def put(runtime: Runtime, value: T, **options: Any) -> Ref[T]:
 
 
 class Caller:
-    """The app and the task for which a coroutine calls Celery; created in the caller's thread."""
+    """The app and task on whose behalf Celery is called; create it in the caller's thread."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -129,7 +129,7 @@ class Caller:
         self._request = None if task is None else task.request_stack.top
 
     def run(self, function: Callable[[], T]) -> T:
-        """Call *function* in this thread, which must be offload's own."""
+        """Call *function* in this thread, which must be one of offload's."""
         self._app.set_current()
         share_backend(self._app)
         if self._task is None:
@@ -141,9 +141,10 @@ class Caller:
 def forget_waiting(result: Any) -> None:
     """Keep the backend from waiting for results that this thread has published.
 
-    Publishing a group registers them. `get` registers them again, in its own thread.
+    Publishing a group registers its results with the backend. `get` registers them again in the
+    thread where it waits.
     """
     while result is not None:
         for node in single_results(result):
             node.backend.remove_pending_result(node)
-        result = getattr(result, "parent", None)  # a task's own `apply_async` may return anything
+        result = getattr(result, "parent", None)  # a custom `apply_async` may return anything

@@ -1,8 +1,8 @@
-"""Wait for results of tasks: one thread per process asks for all of them.
+"""Wait for results of tasks in coroutines: one thread per process polls for all of them.
 
-Waiting costs no thread, and takes no lock that could keep the event loop waiting. Of backends that
-keep results by key, such as Redis, one request asks for many results; others are asked for one at a
-time, less often.
+Waiting needs no thread of its own, and no lock that could block the event loop. With backends that
+store results by key, such as Redis, one request covers many results; other backends are polled for
+one result at a time, less often.
 
 For each thread, Celery keeps the result backend and the queue of replies. All threads of offload
 share one of each, so that a result that one of them published can be read by others, and one
@@ -32,17 +32,17 @@ from offload.hooks.aio.threads import Outbox, is_calling_thread, outbox_of
 from offload.hooks.celery_internals import known_meta, take_meta, use_backend
 from offload.stores.processes import PerProcess
 
-_FIRST = 0.01  # seconds until a result is looked for again
+_FIRST = 0.01  # seconds before the second poll for a result
 _GROWTH = 1.5
-_MOST_POLLED = 0.1  # seconds between two requests about all results
-_MOST = 0.5  # seconds between two requests about one result, as in Celery
+_MOST_POLLED = 0.1  # maximum seconds between two polls for all results
+_MOST = 0.5  # maximum seconds between two polls for one result, as in Celery
 _TOLERATED = 10.0  # seconds that the backend may be unavailable before coroutines get its error
 _LATE = 30.0
 _BATCH = 1000  # results per request
-_REST = 2e-5  # seconds without a request after one, for each coroutine that waits
+_REST = 2e-5  # pause after a request, in seconds per waiting coroutine
 
 _SHARED = "_offload_shared"
-"""Attribute of an app: a process id, and the backend and the reply queue of its threads."""
+"""Attribute of an app with a process ID, and the backend and reply queue of its threads."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,14 @@ class Watch:
     """The results that a coroutine waits for.
 
     Args:
-        propagate: whether the first failure ends the wait, also of tasks before these in a chain.
-        timeout: seconds; None waits without limit. With 0, results are looked for once.
+        propagate: whether the first failure ends the wait, including failures of earlier tasks in
+            a chain.
+        timeout: seconds; None waits without limit, and 0 polls once.
 
     Attributes:
-        nodes: single results, those of earlier tasks first.
-        found: metadata of those that are ready, by id; None if the result object has it already, or
-            if another coroutine took it.
+        nodes: single results, with those of earlier tasks first.
+        found: metadata of ready results by ID; None if the result object already has it, or if
+            another coroutine took it.
     """
 
     def __init__(self, result: Any, *, propagate: bool, timeout: float | None) -> None:
@@ -95,7 +96,7 @@ class Watch:
             self._note(state, task_id)
 
     def missing(self) -> list[Any]:
-        """Return the results that are not known to be ready, one object for each id."""
+        """Return the results that aren't known to be ready, one object per ID."""
         return [nodes[0] for task_id, nodes in self._by_id.items() if task_id not in self.found]
 
     @property
@@ -105,22 +106,22 @@ class Watch:
         return all(node.id in self.found for node in self._targets)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Wake the coroutine, which raises *error*; from any thread."""
+        """Wake the coroutine, which raises *error* if given. Callable from any thread."""
         self.outbox.post(self.future, error)
 
     @property
     def is_taken(self) -> bool:
-        """Whether the result objects have all metadata, so that reading them doesn't wait."""
+        """Whether the result objects have all metadata, so that reading them doesn't block."""
         return all(known_meta(node) is not None for node in self._targets)
 
     def take(self) -> None:
-        """Give the result objects what was found, and raise the first failure, if wanted."""
+        """Pass the metadata to the result objects, and raise the first failure if requested."""
         for node in self.nodes:
             meta = self.found.get(node.id)
             if meta is not None:
                 take_meta(node, meta)
             elif node.id in self.found and known_meta(node) is None:
-                _ = node.state  # fetches its own metadata, as another coroutine has the other
+                _ = node.state  # fetches the metadata again: another coroutine took it
         if self._propagate:
             for node in self.nodes:
                 if node in self._failed:
@@ -128,9 +129,9 @@ class Watch:
 
 
 async def wait_for(watch: Watch) -> None:
-    """Wait until the results of *watch* are ready, or one has failed.
+    """Wait until all results of *watch* are ready or one has failed.
 
-    Raises celery.exceptions.TimeoutError, and what the result backend raises.
+    Raises celery.exceptions.TimeoutError, and whatever the result backend raises.
     """
     if watch.is_over:
         return
@@ -140,8 +141,8 @@ async def wait_for(watch: Watch) -> None:
     watcher = _watcher.get()
     watcher.add(watch)
     timer = None
-    if watch.deadline is not None:  # which the thread checks, unless the backend hangs
-        late = CeleryTimeoutError("The result backend doesn't answer.")
+    if watch.deadline is not None:  # usually the thread checks it, but the backend may hang
+        late = CeleryTimeoutError("The result backend timed out.")
         left = max(watch.deadline - time.monotonic(), 0.0)
         timer = watch.outbox.loop.call_later(left + _LATE, watch.end, late)
     try:
@@ -157,13 +158,13 @@ async def wait_for(watch: Watch) -> None:
 
 
 class _Watcher:
-    """The thread of one process that asks for results. It starts when it is needed, then stays."""
+    """The thread of a process that polls for results. It starts on first use, and then stays."""
 
     def __init__(self) -> None:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._arrived: SimpleQueue[Watch | None] = SimpleQueue()
-        self._watches: dict[Watch, None] = {}  # the thread's own
+        self._watches: dict[Watch, None] = {}  # used only by the thread
         self._rested = 0.0  # when the next request may be sent
 
     def add(self, watch: Watch) -> None:
@@ -173,19 +174,19 @@ class _Watcher:
         self._arrived.put(watch)
 
     def forget_cancelled(self) -> None:
-        """Let the thread forget cancelled waits now, rather than at its next request."""
+        """Make the thread forget cancelled waits now, rather than at its next request."""
         self._arrived.put(None)
 
     def _run(self) -> None:
         while True:
             try:
                 self._look(self._next())
-            except Exception:  # or no coroutine would ever get a result again
-                logger.exception("results can't be looked for; trying again")
+            except Exception:  # if the thread died, no coroutine would get a result again
+                logger.exception("can't poll for results; retrying")
                 time.sleep(_MOST)
 
     def _next(self) -> list[Watch]:
-        """Wait until results are due; return all that are, or will be soon."""
+        """Wait until a poll is due; return all waits that are due now or soon."""
         while True:
             now = time.monotonic()
             first = min((watch.due for watch in self._watches), default=None)
@@ -233,8 +234,9 @@ class _Watcher:
         errors: dict[str, Exception],
         now: float,
     ) -> None:
-        """Tell *watch* what was found; each result's metadata goes to one coroutine only, as it
-        will hold the value.
+        """Pass what was found to *watch*.
+
+        Each result's metadata goes to only one coroutine, because it will contain the value.
         """
         error: Exception | None = None
         for node in watch.missing():
@@ -260,12 +262,12 @@ class _Watcher:
 
 
 def _backend_for(node: Any) -> Any:
-    """Return the backend to ask for a result: the threads' own, if it is the same."""
+    """Return the backend to poll for a result: that of the threads, if it is the same."""
     given = node.backend
     share_backend(node.app)
     own = node.app.backend
     if hasattr(own, "result_consumer") and not is_polled(own):
-        return given  # its replies arrive where it was published
+        return given  # its replies go to the backend that published it
     same = type(own) is type(given) and getattr(own, "url", None) == getattr(given, "url", None)
     return own if same else given
 
@@ -276,7 +278,7 @@ def _read(
     found: dict[str, tuple[str, Any]],
     errors: dict[str, Exception],
 ) -> None:
-    """Look for results; those that are ready go to *found*, with their states."""
+    """Poll for results; add ready ones to *found*, with their states, and failures to *errors*."""
     rest: Iterable[str] = ids
     if is_polled(backend):
         try:
@@ -286,7 +288,7 @@ def _read(
             if _may_pass(exc):
                 errors.update(dict.fromkeys(ids, exc))
                 return
-            rest = [task_id for task_id in ids if task_id not in found]  # one can't be read
+            rest = [task_id for task_id in ids if task_id not in found]  # some can't be read
         else:
             return
     for task_id in rest:
@@ -306,7 +308,7 @@ def _read_many(backend: Any, ids: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _may_pass(error: Exception | None) -> bool:
-    """Return whether the backend is unavailable, rather than refusing what it has."""
+    """Return whether *error* may be temporary: the backend is unavailable."""
     return isinstance(error, (OSError, OperationalError)) or "Connection" in type(error).__name__
 
 
@@ -317,9 +319,9 @@ _watcher = PerProcess(_Watcher, keep_inherited=True)
 
 
 def share_backend(app: Any) -> None:
-    """Let this thread, which must be offload's own, use the backend that its threads share.
+    """Make this thread, which must be one of offload's, use the backend that these threads share.
 
-    Backends that may be unsafe to share, those without a consumer of results, stay one per thread.
+    Backends without a result consumer may be unsafe to share, so each thread keeps its own.
     """
     pid, backend, queue = vars(app).get(_SHARED) or (None, None, "")
     if pid != os.getpid():
@@ -332,9 +334,9 @@ def share_backend(app: Any) -> None:
 
 
 def _skip_subscribing(consumer: Any) -> None:
-    """Keep threads that publish from subscribing to results, which are polled.
+    """Keep threads that publish from subscribing to results, which are polled instead.
 
-    Unread messages about them would pile up.
+    Otherwise unread notifications would pile up.
     """
     subscribe: Callable[..., Any] = consumer.consume_from
 
@@ -345,12 +347,12 @@ def _skip_subscribing(consumer: Any) -> None:
 
 
 def is_polled(backend: Any) -> bool:
-    """Return whether *backend* tells the states of many results in one request."""
+    """Return whether *backend* returns the states of many results in one request."""
     return isinstance(backend, BaseKeyValueStoreBackend)
 
 
 def single_results(result: Any) -> Iterator[Any]:
-    """Yield the results in *result* that must be waited for: not of eager or ignored tasks."""
+    """Yield the results in *result* to wait for, skipping those of eager and ignored tasks."""
     if isinstance(result, ResultSet):
         for each in result.results:
             yield from single_results(each)

@@ -1,15 +1,14 @@
 """A few threads per process that make blocking calls for coroutines.
 
-Celery publishes by blocking calls, and so do the drivers of stores. Few threads are enough: the
-interpreter runs one at a time, and each that computes may keep the event loop waiting for up to
-`sys.getswitchinterval` (5 ms) whenever the loop has let go of the interpreter: each time it waits
-or is woken, or takes a lock. So it takes no lock here, and busy threads rarely wake it.
+Celery and the store drivers block while they publish or transfer data. A few threads are enough,
+because the interpreter runs only one at a time. Whenever the event loop releases the interpreter
+lock (to wait, to wake up, or to take a lock), each computing thread may delay it by
+`sys.getswitchinterval` (5 ms). So the loop takes no locks here, and busy threads rarely wake it.
 
-Each wake-up releases the interpreter lock three times: asyncio waits, and reads twice from its
-socket. So an `Outbox` delivers the outcomes of threads without waking the event loop for each one.
+Each wake-up releases the interpreter lock three times: asyncio waits once, and reads from its socket
+twice. So an `Outbox` delivers outcomes of threads without waking the event loop for each one.
 
-The threads are daemonic, so that a store that is unavailable doesn't delay the end of the process
-by its timeouts.
+The threads are daemons, so that timeouts of an unavailable store don't delay the process's exit.
 """
 
 from __future__ import annotations
@@ -34,19 +33,21 @@ T = TypeVar("T")
 Outcome = tuple[Any, BaseException | None]
 
 THREADS = 4
-"""Maximum threads per process."""
-_END = 5.0  # maximum seconds for which a process waits at exit for calls that have started
+"""Maximum number of threads per process."""
+_END = 5.0  # maximum seconds that a process waits at exit for calls that have started
 
 _thread = threading.local()
 
 
 async def call_in_thread(function: Callable[[], T]) -> T:
-    """Return the result of *function*, called in a thread with a copy of the caller's context.
+    """Call *function* in a thread, with a copy of the caller's context, and return its result.
 
-    If the coroutine is cancelled, a call that hasn't started is dropped, with all it refers to.
-    One that has started goes on; its outcome is dropped.
+    If the coroutine is cancelled, a call that hasn't started is dropped, with everything it refers
+    to. A call that has started continues, but its outcome is dropped.
+
+    Raises whatever *function* raises.
     """
-    if is_calling_thread():  # an event loop in a call: waiting for another thread could be forever
+    if is_calling_thread():  # an event loop within a call: waiting for another thread may deadlock
         return function()
     threads = _threads.get()
     outbox = outbox_of(asyncio.get_running_loop())
@@ -66,12 +67,12 @@ async def call_in_thread(function: Callable[[], T]) -> T:
 
 
 def is_calling_thread() -> bool:
-    """Return whether this is one of the threads."""
+    """Return whether this thread is one of those that make calls for coroutines."""
     return getattr(_thread, "is_ours", False)
 
 
 class _Job:
-    """A call for a coroutine, whose *future* receives its outcome."""
+    """A call on behalf of a coroutine; its *future* receives the outcome."""
 
     def __init__(
         self, function: Callable[[], Any], context: Context, outbox: Outbox[Outcome]
@@ -94,18 +95,18 @@ class _Job:
         self._outbox.post(self.future, outcome, can_wait=not is_last())
 
     def drop(self) -> None:
-        """Forget the call unless it has started."""
+        """Drop the call unless it has started."""
         self._call = None
 
 
 class _Threads:
-    """The threads of one process. They are started when they are needed, and then stay."""
+    """The threads of one process. They start when needed, and then stay."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._starting = threading.Lock()
-        self._running: list[threading.Lock] = []  # of each thread, which has it during a call
+        self._running: list[threading.Lock] = []  # one per thread, which holds it during a call
         atexit.register(self._end)
 
     def submit(self, job: _Job) -> None:
@@ -131,11 +132,11 @@ class _Threads:
             job = self._jobs.get()
             with running:
                 job.run(is_last=self._jobs.empty)
-            del job  # keep no reference to what the caller has finished with
+            del job  # keep no reference to what the caller no longer needs
 
     def _end(self) -> None:
-        """Let calls that have started finish, such as a message that is being sent."""
-        if os.getpid() != self._pid:  # a forked child inherited this
+        """Let calls that have started finish, such as sending a message."""
+        if os.getpid() != self._pid:  # this is a forked child, without the threads
             return
         deadline = time.monotonic() + _END
         with suppress(Empty):
@@ -151,7 +152,7 @@ _threads = PerProcess(_Threads, keep_inherited=True)
 # -- outcomes
 
 _PAUSE = 0.005  # seconds between two deliveries while threads have more to do
-_MOST = 20  # outcomes at once; each continues a coroutine before the loop looks at anything else
+_MOST = 20  # outcomes per delivery; each resumes a coroutine before the loop does anything else
 
 _running = threading.local()
 
@@ -163,7 +164,7 @@ class _Due(Enum):
 
 
 class Outbox(Generic[T]):
-    """Outcomes on their way to futures of one event loop."""
+    """Outcomes waiting for delivery to futures of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -175,20 +176,20 @@ class Outbox(Generic[T]):
         return self.loop.create_future()
 
     def post(self, future: asyncio.Future[T], outcome: T, *, can_wait: bool = False) -> None:
-        """Set the result of *future*, unless it is done; from any thread.
+        """Set the result of *future*, unless it is done. Callable from any thread.
 
         Args:
-            can_wait: whether the thread has more to do, so that nothing waits for this outcome
-                except its own coroutine. It may then be delivered 5 ms later.
+            can_wait: allow a delay of 5 ms, because the thread has more to do and only the
+                future's own coroutine waits for this outcome.
         """
-        self._posted.append((future, outcome, can_wait))  # before looking whether it will be found
+        self._posted.append((future, outcome, can_wait))  # before checking if a delivery is due
         if self._due is _Due.NO or (self._due is _Due.LATER and not can_wait):
             self._due = _Due.SOON
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
+            with suppress(RuntimeError):  # the loop is closed, so nothing waits
                 self.loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._due = _Due.NO  # before looking: what is posted from now on is due again
+        self._due = _Due.NO  # before reading: outcomes posted from now on need another delivery
         more = False
         for _ in range(_MOST):
             try:
@@ -209,7 +210,7 @@ class Outbox(Generic[T]):
 
 
 def outbox_of(loop: asyncio.AbstractEventLoop) -> Outbox[Any]:
-    """Return an outbox of *loop*, which must run in this thread."""
+    """Return the outbox of *loop*, which must run in this thread."""
     found: Outbox[Any] | None = getattr(_running, "outbox", None)
     if found is None or found.loop is not loop:
         found = _running.outbox = Outbox(loop)
