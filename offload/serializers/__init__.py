@@ -1,4 +1,7 @@
-"""Objects to buffers and back. Importing it imports none of the packages it supports."""
+"""Serializers turn values into buffers and back.
+
+Importing this package doesn't import the third-party packages whose types it supports.
+"""
 
 from offload.serializers.base import Payload, Serializer
 from offload.serializers.choose import Registry

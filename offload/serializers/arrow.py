@@ -1,10 +1,10 @@
 """pyarrow tables and arrays, and polars frames and series, which use Arrow's memory layout.
 
-Arrays travel as their own buffers, without a copy; only slices are copied, to leave out
-the memory outside of them. Chunks stay chunks.
+Arrays are written as their own buffers, without a copy, and keep their chunks. Only slices are
+copied, to omit the memory outside of them. https://arrow.apache.org/docs/format/Columnar.html
 
-The layout of strings in polars depends on the frame's history, so they are converted to
-Arrow's plain layout first (a copy): equal frames are then equal bytes.
+The layout of strings in polars depends on how a frame was created, so they are first converted to
+Arrow's plain layout (a copy). Equal frames then have equal bytes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from offload.serializers.tree import Reader, Writer
 from offload.text import type_name
 
 _EXTENSION = b"ARROW:extension:name"
-"""The key in a field's metadata that makes its type an extension type."""
+"""Key in a field's metadata that marks an extension type."""
 
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-"""Types whose memory depends on the array's history, and the types they are converted to."""
+"""Types whose memory depends on how an array was created, and the types to convert them to."""
 
 
 def write(value: Any, writer: Writer) -> Node:
-    """Return the node of a pyarrow or polars object."""
+    """Return the node of a pyarrow or polars object. Raises NotData."""
     kind = type(value)
     if kind is pa.Table:
         return _write_table(value, writer)
@@ -44,7 +44,7 @@ def write(value: Any, writer: Writer) -> Node:
 
 
 def read(body: Node, reader: Reader) -> Any:
-    """Return the object of a node, on top of the buffers."""
+    """Return the object of a node; it uses the buffers' memory. Raises ValueError."""
     kind = body["kind"]
     if kind == "Table":
         return _read_table(body, reader)
@@ -65,7 +65,7 @@ def read(body: Node, reader: Reader) -> Any:
 
 
 def write_chunks(kind: pa.DataType, chunks: Iterable[pa.Array], writer: Writer) -> Node:
-    """Return the node of arrays of one type."""
+    """Return the node of a chunked array: its type and chunks."""
     schema = pa.schema([pa.field("", kind)])
     return {
         "schema": _write_schema(schema, writer),
@@ -74,7 +74,7 @@ def write_chunks(kind: pa.DataType, chunks: Iterable[pa.Array], writer: Writer) 
 
 
 def read_chunks(body: Node, reader: Reader) -> pa.ChunkedArray:
-    """Return the arrays as chunks of one."""
+    """Return the chunked array of a node."""
     schema = read_schema(body["schema"], reader)
     if len(schema) != 1:
         raise ValueError("not the schema of an array")
@@ -120,7 +120,7 @@ def _write_schema(schema: pa.Schema, writer: Writer) -> Node:
 
 def read_schema(node: Node, reader: Reader) -> pa.Schema:
     serialized = reader.buffer(node)
-    # Before it is parsed, which would call code registered for the type.
+    # Check before parsing, which would call code registered for an extension type.
     if _EXTENSION in bytes(serialized):
         raise ValueError("an Arrow extension type")
     return pa.ipc.read_schema(pa.py_buffer(serialized))
@@ -144,11 +144,11 @@ def _write_array(array: pa.Array, writer: Writer) -> Node:
         return {"parts": [_write_array(a, writer) for a in (array.indices, array.dictionary)]}
     sizes = _sizes(array)
     if sizes is None:
-        # A slice: concatenated with an empty one, it is copied without the memory outside of it.
+        # A slice: concatenating it with an empty array copies only its own memory.
         array = pa.concat_arrays([array, array.slice(0, 0)])
         sizes = _sizes(array)
         if sizes is None:
-            raise NotData(f"its memory does not look as expected of {kind}")
+            raise NotData(f"its memory layout isn't that of {kind}")
     buffers = [
         None if buffer is None else writer.buffer(_bytes(buffer.slice(0, size)))
         for buffer, size in zip(array.buffers(), sizes, strict=False)
@@ -164,7 +164,7 @@ def _write_array(array: pa.Array, writer: Writer) -> Node:
 
 
 def _sizes(array: pa.Array) -> list[int] | None:
-    """Return the bytes in use of each of its own buffers; None if it is a slice."""
+    """Return how many bytes an array uses of each of its buffers; None if it is a slice."""
     if array.offset:
         return None
     kind, length = array.type, len(array)
@@ -191,7 +191,7 @@ def _sizes(array: pa.Array) -> list[int] | None:
 
 
 def _end(offsets: pa.Buffer | None, width: int, size: int) -> int | None:
-    """Return the offset at which the last item ends; None if the first isn't at 0."""
+    """Return the offset where the last item ends; None if the first doesn't start at 0."""
     if offsets is None or offsets.size < size:
         return None
     view = _bytes(offsets)
@@ -240,7 +240,7 @@ def _is_fixed(kind: pa.DataType) -> bool:
 
 
 def _is_known(kind: pa.DataType) -> bool:
-    """Return whether arrays of this type, not counting its children, are supported."""
+    """Return whether arrays of this type are supported, regardless of their children's types."""
     types = pa.types
     return bool(
         _offset_width(kind)
@@ -252,7 +252,7 @@ def _is_known(kind: pa.DataType) -> bool:
 
 
 def _weighs_nothing(kind: pa.DataType) -> bool:
-    """Return whether items of this type may have no bytes of their own."""
+    """Return whether items of this type may take no bytes."""
     types = pa.types
     return bool(
         types.is_null(kind)
@@ -286,8 +286,8 @@ def _read_array(kind: pa.DataType, node: Node, reader: Reader) -> pa.Array:
         array = pa.DictionaryArray.from_arrays(*parts, ordered=kind.ordered)
     else:
         array = _assemble(kind, node, parts, reader)
-    # The content of the buffers, not only their sizes: wrong offsets would read foreign
-    # memory, and polars trusts that strings are UTF-8.
+    # Validate the content of the buffers, not only their sizes: wrong offsets would read other
+    # memory, and polars assumes that strings are valid UTF-8.
     array.validate(full=True)
     return array
 
@@ -317,14 +317,14 @@ def _write_polars(value: Any, writer: Writer) -> Node:
         return {**_write_polars(value.to_frame(), writer), "kind": "Series"}
     if type(value) is not pl.DataFrame:
         raise NotData(f"no accepted serializer supports values of type {type_name(value)}")
-    # By position, as polars reads an empty name from Arrow as none.
+    # Name columns by position: polars reads an empty name from Arrow as no name.
     names = [writer.node(name) for name in value.columns]
     numbered = value.rename({name: str(i) for i, name in enumerate(value.columns)})
     try:
-        # Two rows of nulls: types without width make polars panic, but only if there are rows.
+        # Test with two rows of nulls: types without width make polars panic only if there are rows.
         back: Any = pl.from_arrow(numbered.clear(2).to_arrow())
     except (Exception, pl.exceptions.PanicException) as error:
-        raise NotData(f"Arrow cannot carry it ({type(error).__name__})") from None
+        raise NotData(f"Arrow doesn't support it ({type(error).__name__})") from None
     for name, sent, got in zip(value.columns, value.dtypes, back.dtypes, strict=True):
         if sent != got:
             raise NotData(f"its column {name!r} is of dtype {sent}")
@@ -342,7 +342,7 @@ def _read_polars(body: Node, reader: Reader) -> Any:
     table = _read_table(body, reader)
     try:
         frame: Any = pl.from_arrow(table, rechunk=False)
-    except pl.exceptions.PanicException as error:  # a BaseException
+    except pl.exceptions.PanicException as error:  # not a subclass of Exception
         raise ValueError(f"polars cannot read it: {error}") from error
     frame.columns = reader.items(body["names"])
     return frame.to_series() if body["kind"] == "Series" else frame

@@ -1,6 +1,6 @@
-"""The serializer protocol, and code that all serializers share.
+"""The serializer protocol, and code shared by serializers.
 
-A serializer turns a value into a small head plus buffers that are not copied.
+A serializer turns a value into a small head and buffers, which aren't copied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from offload.ref import Ref
 from offload.text import type_name
 
 CachedFunction = type(functools.lru_cache(abs))
-"""The type of functions decorated with `functools.lru_cache`, which has no public name."""
+"""Type of functions decorated with `functools.lru_cache`; it has no public name."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Payload:
     """A serialized value.
 
     Attributes:
-        serializer: name of the serializer that can read it back.
-        head: the small part that the serializer needs besides the buffers.
+        serializer: name of the serializer that reads it.
+        head: a small description that the serializer needs besides the buffers.
         buffers: the value's bytes, in order, as contiguous views (format ``B``, one
-            dimension). Wherever possible they share memory with the value, so use them before
-            the value can change.
-        type: name of the value's type, for display: ``DataFrame``, ``numpy.ndarray``.
+            dimension). They share memory with the value if possible, so use them before the value
+            can change.
+        type: name of the value's type, for display, such as ``DataFrame`` or ``numpy.ndarray``.
         ships_code: whether reading it needs a class or function from a `Code`.
-        salt: text that makes the stored value differ from any equal one; "": it is shared.
+        salt: text that makes the stored value unique; "" lets equal values share one.
         size: bytes of the head and all buffers.
     """
 
@@ -57,90 +57,91 @@ class Serializer(Protocol):
     """Writes and reads values of some types.
 
     Attributes:
-        name: as it appears in references and in ``offload_accept``.
-        data_only: whether decoding can never run code that the bytes choose.
+        name: its name in references and in ``offload_accept``.
+        data_only: whether decoding never runs code chosen by the bytes.
     """
 
     name: str
     data_only: bool
 
     def encode(self, value: Any) -> Payload | None:
-        """Return *value* serialized, or None if this serializer doesn't handle it.
+        """Serialize *value*; return None if this serializer doesn't support it.
 
-        After None, the caller may try another serializer; after SerializationError, it should
-        not. The decoded payload equals *value* and has the same type.
+        The decoded payload must equal *value* and have the same type. After None, the caller may
+        try another serializer. Raises SerializationError if it should not.
         """
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-        """Return the value.
+        """Return the value of a payload.
 
         The buffers are writable, private to this value, and aligned to 64 bytes, so the value
-        may use their memory without a copy. Never allocate memory by a length in untrusted
-        bytes. Raises DeserializationError for bytes that `encode` doesn't produce.
+        may use their memory without a copy. The bytes are untrusted: never allocate memory
+        according to a length in them. Raises DeserializationError for bytes that `encode` doesn't
+        produce.
         """
 
 
 class Code(Protocol):
-    """Shipped classes and functions: known by name and hash instead of an import."""
+    """Shipped classes and functions, which are found by name and hash instead of an import."""
 
     def shipped(self, obj: Any) -> tuple[str, str] | None:
         """Ship a class or function and return its name and hash.
 
-        Returns None for one that the reader imports instead.
+        Return None for one that readers import.
         """
 
     def must_ship(self, kind: type) -> bool:
-        """Return whether instances of a class must keep their class.
+        """Return whether instances of *kind* must keep their class.
 
-        Plain Celery's serializer may simplify them, such as a named tuple to a list.
+        Plain Celery's serializers may simplify instances, such as a named tuple to a list.
         """
 
     def importer(self, obj: Any) -> Any:
-        """Return the function to ship that imports a library's *obj*; None if none can."""
+        """Return a function to ship that imports a library's *obj*; None if there can't be one."""
 
     def imported(self, getter: Any) -> Any:
         """Return the object that *getter*, a loaded `importer` function, imports.
 
-        Raises TypeError for any other function.
+        Raises TypeError if *getter* is any other function.
         """
 
     def advice(self, kind: type) -> str:
-        """Return advice on how to ship instances of a class; "" if they can't be shipped."""
+        """Return advice on how to ship instances of *kind*; "" if they can't be shipped."""
 
     def reduced(self, obj: Any) -> tuple[Any, ...] | None:
-        """Return pickle's reduction of shipped code, cached functions included; else None."""
+        """Return pickle's reduction of *obj* if it is shipped code; else None."""
 
     def named_in(self, pickled: bytes) -> bool:
         """Return whether a pickle written by plain pickle may import shipped code."""
 
     @property
     def may_load(self) -> bool:
-        """Whether the operator lets this process load any code at all."""
+        """Whether this process's settings allow loading any code."""
 
     def check_name(self, name: str, code_hash: str) -> None:
-        """Raise CodeRefused if the operator excludes this version, regardless of its signature."""
+        """Raise CodeRefused if the settings exclude this version, no matter who signed it."""
 
     def is_version(self, cls: type) -> bool:
-        """Return whether a class is shipped itself, and isn't only the base of a shipped class."""
+        """Return whether *cls* itself is shipped; the base of a shipped class may not be."""
 
     def load(self, name: str, code_hash: str) -> Any:
-        """Return the class or function of this name and hash; raises CodeError if not allowed."""
+        """Return the class or function with this name and hash. Raises CodeError."""
 
     def loading(self) -> AbstractContextManager[None]:
-        """Let pickle read what `reduced` returned, within this context."""
+        """Return a context in which pickle can read what `reduced` returned."""
 
 
 # -- values that can't be serialized
 
 
 class NotData(Exception):
-    """Raised for a value of which at least a part can be serialized only by pickle.
+    """Raised for a value that only pickle can serialize, in whole or in part.
 
     Attributes:
-        reason: what is wrong with it, such as ``it is a generator``.
-        path: where in the value it is, such as ``['rows'][3]``.
-        advice: what to do about it; "" for the general advice.
-        final: whether it must not be pickled instead.
+        reason: the reason, such as ``it is a generator``.
+        path: path of the part within the value, such as ``['rows'][3]``.
+        advice: what to do about it; "" for general advice.
+        final: whether the value must not be pickled instead.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class NotData(Exception):
     def below(self, step: object) -> NotData:
         """Return the same error with *step* before its path, for the enclosing container.
 
-        Strings and integers are shown as they are; for any other key or item, only the type.
+        Strings and integers are shown; of other keys, only the type.
         """
         shown = f"{step!r:.40}" if type(step) in (str, int) else f"<{type_name(step)}>"
         return NotData(self.reason, f"[{shown}]{self.path}", self.advice, final=self.final)
@@ -168,12 +169,12 @@ _PROCESS_MODULES = frozenset(
 
 
 def advise(value: Any) -> str:
-    """Suggest how to send *value*, which isn't data; "" if its type suggests nothing."""
+    """Return advice on how to send *value*, which isn't data; "" if there is none for its type."""
     kind = type(value)
     if isinstance(value, type):
         return ""
     if issubclass(kind, Ref):
-        return "pass a Ref as an argument, or inside of lists, tuples, and dicts"
+        return "pass a Ref as an argument, or inside a list, tuple, or dict"
     if callable(getattr(kind, "model_dump", None)):
         return f"call offload.register_type({type_name(value)}), or send its .model_dump()"
     if hasattr(kind, "__attrs_attrs__"):
@@ -194,7 +195,7 @@ def advise(value: Any) -> str:
 # -- memory of immutable objects as buffers, without a copy
 
 _CPYTHON = platform.python_implementation() == "CPython"
-_MIN_ALIASED = 16 * 1024  # characters; encoding a shorter text is as fast
+_MIN_ALIASED = 16 * 1024  # characters; encoding shorter text is as fast
 
 if _CPYTHON:
     _as_utf8 = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
@@ -203,9 +204,9 @@ if _CPYTHON:
 
 
 def alias(address: int, size: int, owner: Any) -> memoryview:
-    """Return a view of *owner*'s memory that keeps *owner* alive.
+    """Return a view of *size* bytes at *address*, *owner*'s memory, that keeps *owner* alive.
 
-    The view is flagged as writable, but must not be written to.
+    The view isn't read-only, but must not be written to.
     """
     array = (ctypes.c_ubyte * size).from_address(address)
     array._owner = owner  # type: ignore[attr-defined]  # noqa: SLF001 (ours)

@@ -1,8 +1,8 @@
-"""Chooses the serializer for a value.
+"""Choose the serializer for a value.
 
 A decoded value equals, in value and type, what plain Celery would deliver with the message's
-own serializer. If that one can't carry it, the value arrives as sent: as data if it consists
-of data, else through pickle if the app accepts pickle.
+own serializer. If that serializer doesn't support the value, it arrives as sent: as data if it
+consists of data, else through pickle if the app accepts pickle.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from offload.text import type_name
 
 _MSGPACK_LIMIT = 1 << 32
 _ADVICE = "register that type, too, or let encode() return plain data"
-_EXACT_JSON = frozenset({list, dict})  # a tuple arrives as a list
-_NO_SERIALIZER = "pickle"  # so that `_as_sent` doesn't fall back to one that changes types
+_EXACT_JSON = frozenset({list, dict})  # not tuples, which arrive as lists
+_NO_SERIALIZER = "pickle"  # keeps `_as_sent` from falling back to one that changes types
 
 
 class Registry:
-    """The serializers an app writes and accepts.
+    """The serializers that an app writes and accepts.
 
     Args:
-        accept: kombu's names of the serializers that the app accepts. offload's own data-only
-            serializers are always accepted.
-        code: the classes that are shipped; None for none.
+        accept: names, as in kombu, of the serializers that the app accepts. offload's own
+            data-only serializers are always accepted.
+        code: the shipped classes; None if there are none.
     """
 
     def __init__(self, accept: Iterable[str], code: Code | None = None) -> None:
@@ -39,45 +39,45 @@ class Registry:
         self._code = code
         self._raw = Raw()
         self._json = Json()
-        # Pickle names imports itself, which need no version.
+        # Pickle writes imports by name, without a version.
         self._tree = Tree(code, imports="pickle" not in self.accept)
         self._pickle = Pickle(code)
         all_: tuple[Serializer, ...] = (self._raw, self._json, self._tree, self._pickle)
         self._by_name: dict[str, Serializer] = {s.name: s for s in all_}
 
     def encode(self, value: Any, celery_serializer: str) -> Payload:
-        """Return *value* serialized.
+        """Serialize *value* so that it arrives as from plain Celery.
 
         Args:
             value: any object.
-            celery_serializer: kombu's name of the serializer that plain Celery would use for it.
+            celery_serializer: name, as in kombu, of the serializer that plain Celery would use.
 
         Raises:
-            SerializationError: if nothing that the app accepts can carry it.
+            SerializationError: if no serializer that the app accepts supports it.
         """
         payload = self._as_celery(value, celery_serializer)
         return payload if payload is not None else self._as_sent(value, celery_serializer)
 
     def encode_exactly(self, value: Any) -> Payload:
-        """Return *value* serialized so that it arrives as it is, whatever Celery would deliver.
+        """Serialize *value* so that it arrives unchanged, even if plain Celery would change it.
 
-        Data that JSON carries exactly has the bytes that `encode` writes for JSON.
+        Data that JSON preserves gets the same bytes as from `encode` with JSON.
 
         Raises:
-            SerializationError: if nothing that the app accepts can carry it.
+            SerializationError: if no serializer that the app accepts supports it.
         """
-        is_json = type(value) is not str and is_plain(value, _EXACT_JSON)  # text stays as it is
+        is_json = type(value) is not str and is_plain(value, _EXACT_JSON)  # text is stored raw
         payload = self._json.write(value) if is_json else None
         return payload if payload is not None else self._as_sent(value, _NO_SERIALIZER)
 
     def decode(
         self, serializer: str, head: bytes | memoryview, buffers: Sequence[memoryview]
     ) -> Any:
-        """Return the value.
+        """Return the value of a payload.
 
         Raises:
-            SerializerNotAccepted: if the app does not accept the serializer.
-            DeserializationError: if the bytes are not what the serializer writes.
+            SerializerNotAccepted: if the app doesn't accept the serializer.
+            DeserializationError: if the serializer can't have written these bytes.
         """
         self.check_accepted(serializer)
         head = memoryview(head)
@@ -86,7 +86,7 @@ class Registry:
         return self._by_name[serializer].decode(head, buffers)
 
     def check_accepted(self, serializer: str) -> None:
-        """Raise what `decode` would raise because of the name, before anything is fetched."""
+        """Raise what `decode` would raise because of the name, before the value is fetched."""
         if serializer.startswith(kombu.PREFIX):
             self._check(serializer[len(kombu.PREFIX) :])
             return
@@ -97,9 +97,9 @@ class Registry:
             self._check(serializer)
 
     def carries(self, value: Any, celery_serializer: str) -> bool:
-        """Return whether plain Celery's serializer can write *value*; tries it to find out.
+        """Return whether to leave *value* to plain Celery's serializer, by trying to write it.
 
-        A value of a registered type is left to offload, even if that serializer could.
+        False for a value of a registered type, even if that serializer supports it.
         """
         return not holds_registered(value) and kombu.carries(value, celery_serializer)
 
@@ -111,7 +111,7 @@ class Registry:
             )
 
     def _as_celery(self, value: Any, celery_serializer: str) -> Payload | None:
-        """Return a payload that arrives as from plain Celery, or None if that can't carry it."""
+        """Return a payload that arrives as from plain Celery; None if that doesn't support it."""
         if not kombu.is_kombus_own(celery_serializer):
             return kombu.encode(value, celery_serializer)
         kind = type(value)
@@ -123,7 +123,7 @@ class Registry:
             payload = self._raw.encode(value)
             if payload is not None and payload.head == b"str":
                 return payload
-            # JSON joins lone surrogates that make a pair; msgpack refuses them.
+            # JSON joins two lone surrogates that form a pair; msgpack refuses them.
             return kombu.encode(value, celery_serializer)
         if celery_serializer == "msgpack" and kind in (bytearray, memoryview):
             fits = kind is bytearray or value.c_contiguous
@@ -165,7 +165,7 @@ class Registry:
         if payload is not None:
             return payload
         if self._code is not None and celery_serializer != "pickle":
-            # Next to an instance that must be shipped is a value that only plain Celery can carry.
+            # The value mixes an instance that must be shipped with one that only Celery supports.
             payload = kombu.encode(value, celery_serializer)
         if payload is not None:
             return payload
@@ -208,8 +208,8 @@ _EXACT = frozenset({*_SIMPLE, *_CONTAINERS, bool, type(None)})
 
 
 def _must_ship(value: Any, code: Code) -> bool:
-    """Return whether *value* is or holds an instance of a class that must be shipped and that
-    Celery's serializer would simplify.
+    """Return whether *value* is or contains an instance that Celery's serializer would simplify
+    and whose class must be kept.
     """
     known: dict[type, bool] = dict.fromkeys(_EXACT, False)
     waiting = [value]
@@ -233,33 +233,33 @@ def _must_ship(value: Any, code: Code) -> bool:
 # -- small values, recognized without serializing them
 
 _CHARACTER = 12
-"""Most bytes of a character: JSON takes 12 for one outside the basic plane."""
+"""Maximum bytes of a character: JSON takes 12 for one outside the basic plane."""
 
 _NUMBER = 32
 _ITEM = 64
-"""Most bytes that quotes, tags, and indents add to an item."""
+"""Maximum bytes that quotes, tags, and indents add to an item."""
 
 _DEEPEST = 4
 _WIDEST = 64
 
 
 def certainly_small(value: Any, limit: int, celery_serializer: str) -> bool:
-    """Return whether *celery_serializer* certainly writes *value* in at most *limit* bytes.
+    """Return whether *celery_serializer* certainly writes at most *limit* bytes for *value*.
 
-    Called for every argument of every task: takes a fraction of a microsecond for scalars,
-    and stops at the first sign that a container is large. False means unknown.
+    False means unknown. This is called for every argument of every task: it takes a fraction of a
+    microsecond for scalars, and stops at the first sign that a container is large.
     """
     return _left(value, limit, celery_serializer, _DEEPEST) >= 0
 
 
 def _left(value: Any, limit: int, celery_serializer: str, depth: int) -> int:
-    """Return the least that remains of *limit* after writing *value*, or less than 0."""
+    """Return how much of *limit* certainly remains after writing *value*; negative if unknown."""
     kind = type(value)
     if kind is int:
         wide = value > 0x7FFFFFFFFFFFFFFF or value < -0x8000000000000000
         return -1 if wide else limit - _NUMBER
     if kind is str:
-        # Others may hold lone surrogates, which not every serializer carries.
+        # Non-ASCII text may contain lone surrogates, which not every serializer supports.
         return limit - _ITEM - _CHARACTER * len(value) if value.isascii() else -1
     if value is None or kind is bool or kind is float:
         return limit - _NUMBER

@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def is_kombus_own(celery_serializer: str) -> bool:
-    """Return whether the name still belongs to the serializer that kombu registers."""
+    """Return whether the name still belongs to kombu's own serializer, not to the app's."""
     home = _HOMES.get(celery_serializer)
     found = codec(celery_serializer)
     if home is None or found is None:
@@ -35,7 +35,7 @@ def is_kombus_own(celery_serializer: str) -> bool:
 
 
 def name_of(content_type: str) -> str:
-    """Return the kombu name of a content type; names stay as they are."""
+    """Return kombu's name for a content type; return a name unchanged."""
     name: str = registry.type_to_name.get(content_type, content_type)
     return name
 
@@ -49,7 +49,7 @@ def _dumps(value: Any, celery_serializer: str) -> tuple[str, Any]:
 
 
 def carries(value: Any, celery_serializer: str) -> bool:
-    """Return whether the serializer can write *value*; tries it to find out."""
+    """Return whether the serializer can write *value*, by trying it."""
     try:
         _dumps(value, celery_serializer)
     except SerializationError:
@@ -72,7 +72,10 @@ def encode(value: Any, celery_serializer: str) -> Payload | None:
 
 
 def decode(celery_serializer: str, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-    """Deserialize as plain Celery does. The caller checks that the serializer is accepted."""
+    """Deserialize as plain Celery does. Raises DeserializationError.
+
+    The caller must check that the app accepts the serializer.
+    """
     content_type = registry.name_to_type.get(celery_serializer)
     if content_type is None:
         raise DeserializationError(

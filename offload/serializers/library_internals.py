@@ -12,14 +12,15 @@ from kombu.serialization import registry
 
 
 def codec(name: str) -> tuple[Any, Any] | None:
-    """Return the encoder and decoder that kombu registers under a name; None if unknown."""
+    """Return the encoder and decoder registered with kombu under a name; None if unknown."""
     found = registry._encoders.get(name)
     return None if found is None else (found.encoder, registry._decoders.get(found.content_type))
 
 
 def json_types() -> list[str]:
-    """Return the markers of the types that apps registered with kombu's JSON, without kombu's
-    own, which are Python's, and offload's.
+    """Return the markers of types that apps registered with kombu's JSON.
+
+    Omits Python's types, which kombu registers itself, and offload's.
     """
     from kombu.utils import json
 
@@ -28,7 +29,7 @@ def json_types() -> list[str]:
 
 
 def array_maker() -> Callable[..., Any]:
-    """Return the function in numpy's pickles: (buffer, dtype, shape, order) to array."""
+    """Return the function in numpy's pickles that takes (buffer, dtype, shape, order)."""
     import numpy as np
 
     reduced: Any = np.zeros(1).__reduce_ex__(5)
@@ -39,7 +40,7 @@ def array_maker() -> Callable[..., Any]:
 def fill_value(array: Any) -> Any:
     """Return the fill value set on a masked numpy array; None if none was set.
 
-    (Its attribute ``fill_value`` sets the default.)
+    Reading the public attribute ``fill_value`` would set the default.
     """
     return array._fill_value
 

@@ -1,8 +1,8 @@
-"""The methods that may be called to rebuild an instance of a shipped class.
+"""Rules for methods that may be called to rebuild an instance of a shipped class.
 
-A tree names what to call, so each method is resolved to the class that defines it. Allowed are
-methods that a shipped class defines itself, and those of Python's own value types. A method
-inherited from a library is never called: the tree would choose its arguments.
+A tree, which is untrusted, names the method to call. So each method is resolved to the class that
+defines it, and allowed only if that is a shipped class or one of Python's own value types. A method
+inherited from a library is never called, because the tree would choose its arguments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from offload.serializers.base import CachedFunction
 IsVersion = Callable[[type], bool]
 """Returns whether a class is itself shipped."""
 
-_ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (the other type of them)
+_ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (typing has its own alias type)
 _METHODS = (FunctionType, classmethod, CachedFunction)
 _CALLED = ("__new__", "__init__")
 _EXCEPTIONS: set[type] = {
@@ -47,7 +47,7 @@ _VALUE_TYPES: frozenset[type] = frozenset(
         *(ipaddress.IPv6Network, enum.Enum, enum.IntEnum, enum.Flag, enum.IntFlag),
     }
 )
-"""Their constructors only store data."""
+"""Types whose constructors only store data."""
 
 
 def _definition(cls: type, name: str) -> tuple[type | None, Any]:
@@ -63,10 +63,10 @@ def _is_allowed(definer: type | None, is_version: IsVersion) -> bool:
 
 
 def check_class(cls: type, is_version: IsVersion, *, calls: bool) -> None:
-    """Raise TypeError if making an instance would run code of a library.
+    """Raise TypeError if creating an instance would run a library's code.
 
     Args:
-        calls: whether the class is called, and not only its ``__new__``.
+        calls: whether the class is called, rather than only its ``__new__``.
     """
     if issubclass(cls, type):
         raise TypeError(f"{cls.__qualname__} is a metaclass")
@@ -88,14 +88,14 @@ def check_class(cls: type, is_version: IsVersion, *, calls: bool) -> None:
 def check_made(made: Any, is_version: IsVersion) -> None:
     """Raise TypeError unless *made* is an instance that a tree may change.
 
-    A member of an enum is shared by all values, and a function may return anything.
+    It may not be one: enum members are shared by all values, and a function may return anything.
     """
     if not is_version(type(made)) or isinstance(made, enum.Enum):
         raise TypeError(f"a {type(made).__qualname__} has no state to be set")
 
 
 def checked(made: Any, name: str, is_version: IsVersion) -> Callable[..., Any]:
-    """Return a special method of an instance; raises TypeError if a library defines it."""
+    """Return a special method of an instance. Raises TypeError if a library defines it."""
     cls = type(made)
     definer, found = _definition(cls, name)
     if definer is None or not _is_allowed(definer, is_version):
@@ -123,7 +123,7 @@ def bound(owner: Any, name: str, is_version: IsVersion) -> MethodType:
 
 
 def alias(origin: Any, args: list[Any], is_version: IsVersion) -> Any:
-    """Return ``origin[args]``; raises TypeError if a library would compute it."""
+    """Return ``origin[args]``. Raises TypeError if a library would compute it."""
     if not isinstance(origin, type):
         raise TypeError("the origin of an alias is not a class")
     definer, _ = _definition(origin, "__class_getitem__")
@@ -131,15 +131,15 @@ def alias(origin: Any, args: list[Any], is_version: IsVersion) -> Any:
     if by_meta is not None or definer is None or not _is_allowed(definer, is_version):
         raise TypeError(f"{origin.__qualname__} is not generic by itself")
     if not all(each is ... or isinstance(each, (type, *_ALIASES)) for each in args):
-        raise TypeError("an argument of an alias is not a type")  # typing compiles texts
+        raise TypeError("an argument of an alias is not a type")  # typing compiles strings
     made: Any = origin
     return made[tuple(args) if len(args) != 1 else args[0]]
 
 
 def attributes(value: Any, state: Any, is_version: IsVersion) -> Any:
-    """Return the state for `set_state`: *state*, which is pickle's, or the attributes.
+    """Return the state for `set_state`: pickle's *state*, or the instance's attributes.
 
-    It is the attributes if a library defines ``__setstate__``, which readers don't call.
+    The attributes are used if a library defines ``__setstate__``, which readers don't call.
     """
     definer, _ = _definition(type(value), "__setstate__")
     if definer is None or is_version(definer):
@@ -155,7 +155,7 @@ def attributes(value: Any, state: Any, is_version: IsVersion) -> Any:
 
 
 def set_state(made: Any, state: Any, is_version: IsVersion) -> None:
-    """Set state as pickle's BUILD does, but without calling methods of libraries."""
+    """Set the state as pickle's BUILD does, but without calling methods of libraries."""
     cls = type(made)
     definer, found = _definition(cls, "__setstate__")
     if definer is not None and is_version(definer):

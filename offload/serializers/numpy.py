@@ -1,4 +1,4 @@
-"""Tree nodes of numpy arrays, scalars, and dtypes that hold no Python objects."""
+"""Tree nodes for numpy arrays, scalars, and dtypes without Python objects."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from offload.serializers.tree import Reader, Writer
 from offload.text import type_name
 
 _SUBCLASSES: dict[str, Any] = {"matrix": np.matrix, "memmap": np.memmap, "recarray": np.recarray}
-"""Subclasses of ndarray that have no state besides their memory."""
+"""Subclasses of ndarray with no state besides their memory."""
 
 _KINDS = frozenset("biufcmMSUV")
 _NUMBERS = frozenset("biufcmM")
 _MAX_DIMENSIONS = 64
 _NAME = re.compile(r"[<>|=]?(?:[biufcSUV][0-9]{1,10}|[mM]8(?:\[[0-9]{0,10}[A-Za-zμ]{1,7}\])?)")
-"""Pattern of a dtype in the form of numpy's ``dtype.str``."""
+"""Pattern of a dtype as in numpy's ``dtype.str``."""
 
 
 def write(value: Any, writer: Writer) -> Any:
-    """Return the node of a numpy array, scalar, or dtype."""
+    """Return the node of a numpy array, scalar, or dtype. Raises NotData."""
     kind: Any = type(value)
     if isinstance(value, np.dtype):
         return {"kind": "dtype", "dtype": write_dtype(value)}
@@ -44,7 +44,7 @@ def write(value: Any, writer: Writer) -> Any:
 
 
 def read(body: Any, reader: Reader) -> Any:
-    """Return the value of a node; arrays share the memory of the buffers."""
+    """Return the value of a node; arrays use the buffers' memory. Raises ValueError."""
     kind = body["kind"]
     if kind == "dtype":
         return read_dtype(body["dtype"])
@@ -61,9 +61,9 @@ def read(body: Any, reader: Reader) -> Any:
 
 
 def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
-    """Return an array's memory and its order, C or F.
+    """Return an array's memory, and its order: C or F.
 
-    Copies the array only if it is contiguous in neither order.
+    Copies the array if it is contiguous in neither order.
     """
     if not array.nbytes:
         return memoryview(b""), "F" if array.flags.fnc else "C"
@@ -79,8 +79,8 @@ def flat_bytes(array: np.ndarray[Any, Any]) -> tuple[memoryview, str]:
 def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if array.dtype.names is None:
         return np.ascontiguousarray(array)
-    # Start from zeros, so that gaps between fields don't expose old memory. Copy each field by
-    # itself, because numpy 2.5 copies whole items including the gaps.
+    # Start from zeros, so that gaps between fields don't expose old memory. Copy field by field,
+    # because numpy 2.5 copies whole items, including the gaps.
     copy = np.zeros(array.shape, array.dtype)
     for name in array.dtype.names:
         copy[name] = array[name]
@@ -90,19 +90,19 @@ def _contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def from_bytes(
     buffer: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], order: str
 ) -> np.ndarray[Any, Any]:
-    """Return an array that uses the memory of *buffer*; raises ValueError if it can't."""
+    """Return an array that uses the memory of *buffer*. Raises ValueError if that is impossible."""
     if dtype.hasobject or len(shape) > _MAX_DIMENSIONS or order not in ("C", "F"):
         raise ValueError("not an array of plain data")
     if any(type(n) is not int or n < 0 for n in shape):
         raise ValueError("not a shape")
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:
         raise ValueError(f"{buffer.nbytes} bytes are no array of {shape} {dtype}")
-    # Also for an empty buffer, because numpy.empty would allocate memory for items of dtype S0.
+    # Also do so for an empty buffer: numpy.empty would allocate memory for items of dtype S0.
     return np.ndarray(shape, dtype, buffer, order=order)  # type: ignore[arg-type]
 
 
 def write_dtype(dtype: np.dtype[Any]) -> Any:
-    """Return a dtype as JSON; raises NotData if JSON can't describe it exactly."""
+    """Return a dtype as JSON. Raises NotData if JSON can't describe it exactly."""
     if dtype.kind in _NUMBERS and not dtype.metadata:
         return dtype.str
     node = _dtype_node(dtype)
@@ -112,7 +112,7 @@ def write_dtype(dtype: np.dtype[Any]) -> Any:
 
 
 def read_dtype(node: Any) -> np.dtype[Any]:
-    """Return the dtype that a node describes."""
+    """Return the dtype that a node describes. Raises ValueError."""
     if isinstance(node, str):
         if not _NAME.fullmatch(node):
             raise ValueError("not a dtype of plain data")
@@ -182,7 +182,7 @@ def _write_array(array: np.ndarray[Any, Any], writer: Writer) -> dict[str, Any]:
 
 
 def read_array(body: Any, reader: Reader) -> np.ndarray[Any, Any]:
-    """Return the array of a node's body."""
+    """Return the array of a node's body. Raises ValueError."""
     dtype, shape = read_dtype(body["dtype"]), tuple(body["shape"])
     return from_bytes(reader.buffer(body["data"]), dtype, shape, body["order"])
 

@@ -1,8 +1,8 @@
-"""Shipped classes, functions and their instances in a tree: a name, a hash, and plain data.
+"""Shipped classes, functions, and their instances in a tree: a name, a hash, and plain data.
 
 Instances are reduced as by pickle's protocol 4 (``__reduce_ex__``,
 https://docs.python.org/3/library/pickle.html#object.__reduce_ex__), but only if the code that
-creates them is shipped, too: ``__new__`` of their class, or a call of a class, a function, or a
+creates them is also shipped: ``__new__`` of their class, or a call of a class, a function, or a
 class method::
 
     {"shipped": [[["shop.Filter", "3f…"], …], tree]}    the outermost node: all code in it
@@ -16,8 +16,8 @@ class method::
     {"import": 0}                                       numpy.sum, by a version that imports it
     {"itemgetter": ["key"]}
 
-Readers know these nodes only where the operator allows code (`Code.may_load`). Whoever writes a
-tree chooses arguments and method names, so only shipped code is called: see
+Readers accept these nodes only if the settings allow code (`Code.may_load`). The writer of a tree
+chooses arguments and method names, so only shipped code is called: see
 `offload.serializers.methods`. docs/explanation/security.md lists what each node may touch.
 """
 
@@ -50,8 +50,8 @@ _EXCEPTIONS_OF_MORE = (
     *(OSError, ImportError, AttributeError, NameError, SyntaxError, UnicodeError),
     *(StopIteration, SystemExit),
 )
-"""Exceptions whose ``__init__`` keeps more than their arguments."""
-_ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (the other type of them)
+"""Exceptions whose ``__init__`` stores more than their arguments."""
+_ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (typing has its own alias type)
 _TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
@@ -59,18 +59,19 @@ _TYPES: dict[str, type] = {
         *(list, tuple, dict, set, frozenset, date, datetime, time, timedelta, Decimal, UUID),
     )
 }
-"""Types that an instance or an alias of a shipped class may hold, besides shipped classes."""
+"""Types that an instance or alias of a shipped class may refer to, besides shipped classes."""
 
 
 class EncodeState:
-    """The shipped code and the instances in a tree that is being written.
+    """Shipped code and instances in a tree that is being written.
 
     Args:
-        imports: whether a function of a library may be shipped as one that imports it.
+        code: the shipped classes; None if there are none.
+        imports: whether a library's function may be replaced by shipped code that imports it.
 
     Attributes:
         pairs: names and hashes of shipped code, in order of occurrence.
-        depth: how many nested instances are being written.
+        depth: nesting depth of the instance being written.
     """
 
     def __init__(self, code: Code | None, *, imports: bool = True) -> None:
@@ -78,7 +79,7 @@ class EncodeState:
         self._imports = imports
         self.pairs: list[tuple[str, str]] = []
         self.depth = 0
-        self._indexes: dict[int, tuple[int | None, Any]] = {}  # by id; the objects are kept alive
+        self._indexes: dict[int, tuple[int | None, Any]] = {}  # by id; keeps the objects alive
         self._bodies: dict[int, tuple[list[Node], Any]] = {}
         self._numbers = 0
 
@@ -99,12 +100,12 @@ class EncodeState:
         return index
 
     def index_of_import(self, obj: Any) -> int | None:
-        """Return the index of the code that imports a library's function; None if there is none."""
+        """Return the index of code that imports a library's function; None if there is none."""
         getter = self._code.importer(obj) if self._code is not None and self._imports else None
         return None if getter is None else self.index(getter)
 
     def repeated(self, value: Any) -> Node | None:
-        """Return a node that refers to an instance written before; None for a new one."""
+        """Return a node that refers to an instance written before; None if it is new."""
         body, _ = self._bodies.get(id(value), (None, None))
         if body is None:
             return None
@@ -119,9 +120,9 @@ class EncodeState:
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """Write instances here without reference to those outside, and the other way around.
+        """Within this context, write instances without references to those outside, or vice versa.
 
-        For values that are reordered, or that other packages read.
+        For values that are reordered, or that another package reads.
         """
         before, self._bodies = self._bodies, {}
         try:
@@ -131,7 +132,7 @@ class EncodeState:
 
 
 class DecodeState:
-    """The shipped code and the instances in a tree that is being read."""
+    """Shipped code and instances in a tree that is being read."""
 
     def __init__(self, code: Code | None) -> None:
         self._code = code
@@ -143,14 +144,14 @@ class DecodeState:
         return self._code is not None and self._code.is_version(cls)
 
     def check_allowed(self, tag: str, body: Node) -> None:
-        """Raise for a node that needs code, unless the operator allows some."""
+        """Raise CodeError for a node that needs code, unless the settings allow code."""
         if self._code is not None and self._code.may_load:
             return
         name, code_hash = _first(tag, body)
         if self._code is not None:
             self._code.check_name(name, code_hash)
         raise DeserializationError(
-            f"the value needs {name}, which is not loaded: it is read without a class registry"
+            f"the value needs {name}, which can't be loaded: there is no class registry here"
         )
 
     def set_pairs(self, pairs: Node) -> None:
@@ -160,7 +161,7 @@ class DecodeState:
         self._pairs = pairs
 
     def load(self, index: Node) -> Any:
-        """Return the class or function at this index."""
+        """Return the class or function at an index. Raises CodeError."""
         if index not in self._loaded:
             if type(index) is not int or not 0 <= index < len(self._pairs):
                 raise ValueError("no such class or function")
@@ -170,7 +171,7 @@ class DecodeState:
         return self._loaded[index]
 
     def imported(self, index: Node) -> Any:
-        """Return the library's function that the code at this index imports."""
+        """Return the library's function that the code at an index imports."""
         getter = self.load(index)
         assert self._code is not None  # noqa: S101 (for the type checker: `load`)
         return self._code.imported(getter)
@@ -193,7 +194,7 @@ def _first(tag: str, body: Node) -> tuple[str, str]:
 
 
 def write(value: Any, writer: Writer) -> Node | None:
-    """Return the node of a shipped class or function, or of an instance; None for others."""
+    """Return the node of shipped code or of an instance; None for other values. Raises NotData."""
     state = writer.state
     kind = type(value)
     if isinstance(value, (type, FunctionType)):
@@ -240,13 +241,13 @@ def _reduce(value: Any, index: int, writer: Writer) -> Node:
     elif make is copyreg.__newobj_ex__ and args[0] is cls:  # type: ignore[attr-defined]
         _, args, keywords = args
     elif make is cls and _is_plain_exception(cls):
-        pass  # as `BaseException.__new__` keeps the arguments: its ``__init__`` may take others
+        pass  # `BaseException.__new__` keeps the arguments; ``__init__`` may take different ones
     elif (maker := write(make, writer) if callable(make) else None) is not None:
         body = [_CALL, maker, 0]
     else:
-        raise NotData(f"{cls.__qualname__} is made by a {type_name(make)} that isn't shipped")
+        raise NotData(f"{cls.__qualname__} is created by a {type_name(make)} that isn't shipped")
     if set_state is not None:
-        raise NotData(f"{cls.__qualname__} sets its state by a function")
+        raise NotData(f"{cls.__qualname__} sets its state with a function")
     if state is not None:
         state = methods.attributes(value, state, is_version)
     _check_makers(cls if body[0] == _NEW else make, is_version, new=body[0] == _NEW)
@@ -269,7 +270,7 @@ def _check_makers(make: Any, is_version: methods.IsVersion, *, new: bool) -> Non
 
 
 def _is_plain_exception(cls: type) -> bool:
-    """Return whether an exception consists of its arguments and attributes only."""
+    """Return whether an exception has nothing but arguments and attributes."""
     return (
         issubclass(cls, BaseException)
         and cls.__reduce__ is BaseException.__reduce__
@@ -279,9 +280,9 @@ def _is_plain_exception(cls: type) -> bool:
 
 
 def _parts(writer: Writer, **parts: Any) -> list[Node]:
-    """Return the nodes of an object's parts; None for an empty one.
+    """Return the nodes of an object's parts; None for an empty part.
 
-    A state that is false but not None is kept: a ``__setstate__`` may need it.
+    A state that is falsy but not None is kept, because ``__setstate__`` may need it.
     """
     wanted = [part if part or name == "state" else None for name, part in parts.items()]
     writer.state.depth += 1
@@ -360,11 +361,11 @@ def _read_object(reader: Reader, body: Node) -> Any:
         called = maker(reader, made_by, calls=True)
         if isinstance(called, EnumMeta) and (len(args) != 1 or keywords):
             raise TypeError(
-                "a member of an enum is created by its value"
-            )  # more arguments make an enum
+                "an enum member is created from its value alone"
+            )  # calling an enum with more arguments creates a new enum
         made = called(*args, **keywords)
     else:
-        raise ValueError(f"no way to make an object: {how!r:.20}")
+        raise ValueError(f"unknown way to create an object: {how!r:.20}")
     reader.state.remember(number, made)
     state, items, pairs = (*map(reader.value, nodes[2:]), None, None, None)[:3]
     if state is not None or items or pairs:
@@ -388,8 +389,8 @@ def maker(reader: Reader, node: Node, *, calls: bool, types: bool = False) -> Ca
     """Return a shipped class or function, or a method that a shipped class defines.
 
     Args:
-        calls: whether it is called, and not only its ``__new__``.
-        types: whether it may be one of Python's own value types.
+        calls: whether it is called, rather than only its ``__new__``.
+        types: whether to allow Python's own value types.
     """
     [(tag, _)] = node.items()
     if tag not in (("code", "bound", "type", "import") if types else ("code", "bound")):
@@ -435,4 +436,4 @@ READERS: dict[str, Callable[[Reader, Node], Any]] = {
     "itemgetter": lambda reader, body: operator.itemgetter(*reader.items(body)),
     "type": lambda _, body: ... if body == "..." else _TYPES[text(body)],
 }
-"""Nodes that need code: none of them is read unless the operator allows code."""
+"""Readers of nodes that need code, by tag; used only if the settings allow code."""

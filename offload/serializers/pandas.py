@@ -1,8 +1,8 @@
-"""pandas: frames, series, and indexes, column by column, exactly as sent or refused.
+"""pandas: frames, series, and indexes, column by column, preserved exactly or refused.
 
-Columns of numbers and times are numpy arrays, strings are Arrow arrays, and neither is
-copied. The cells of an ``object`` column are written as any other value. A column that
-wouldn't arrive the same, such as a sparse one, is refused by name.
+Columns of numbers and times are written as numpy arrays, and strings as Arrow arrays, without
+copying. Cells of an ``object`` column are written like any other value. A column that would arrive
+changed, such as a sparse one, is refused by name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MASKED = {
     "FloatingArray": pd.arrays.FloatingArray,
     "BooleanArray": pd.arrays.BooleanArray,
 }
-_LONGEST = 100  # characters of the name of a frequency
+_LONGEST = 100  # maximum characters of a frequency's name
 _PLAIN_INDEXES = (
     pd.Index,
     pd.DatetimeIndex,
@@ -39,7 +39,7 @@ _PLAIN_INDEXES = (
 
 
 def write(value: Any, writer: Writer) -> Node:
-    """Return the node of a pandas object."""
+    """Return the node of a pandas object. Raises NotData."""
     kind = type(value)
     if kind is pd.DataFrame:
         return _write_frame(value, writer)
@@ -62,7 +62,7 @@ def write(value: Any, writer: Writer) -> Node:
 
 
 def read(body: Node, reader: Reader) -> Any:
-    """Return the object of a node, on top of the buffers."""
+    """Return the object of a node; it uses the buffers' memory."""
     [(kind, node)] = body.items()
     return _READERS[kind](node, reader)
 
@@ -89,10 +89,10 @@ def _write_frame(frame: Any, writer: Writer) -> Node:
 
 def _read_frame(body: Node, reader: Reader) -> Any:
     values, index_node, names_node, attrs, unique = body
-    # In the order of writing: each buffer is read once.
+    # Read in the order of writing, because each buffer can be read only once.
     block = reader.value(values["block"]) if "block" in values else None
     if block is not None and (type(block) is not np.ndarray or block.ndim != 2):
-        raise TypeError("not an array of two dimensions")
+        raise TypeError("not a two-dimensional array")
     columns = [_read_values(node, reader) for node in values.get("columns", ())]
     index, names = read_index(index_node, reader), read_index(names_node, reader)
     if block is not None:
@@ -105,9 +105,9 @@ def _read_frame(body: Node, reader: Reader) -> Any:
 
 
 def _one_block(frame: Any) -> Any:
-    """Return the frame's only array, if it is two-dimensional with contiguous rows; else None.
+    """Return the array of a frame that consists of one with contiguous rows; else None.
 
-    Columns of such a frame are strided, so each would have to be copied.
+    Columns of such a frame are strided, so writing them one by one would copy each.
     """
     dtypes = set(frame.dtypes)
     if len(dtypes) != 1 or frame.shape[1] < 2:
@@ -134,7 +134,7 @@ def _read_series(body: Node, reader: Reader) -> Any:
 
 
 def _series(values: Any, index: Any) -> Any:
-    # With the dtype, or pandas would convert an object array of strings to its str.
+    # Pass the dtype: otherwise pandas converts an object array of strings to its str dtype.
     return pd.Series(values, index=index, dtype=values.dtype, copy=False)
 
 
@@ -153,12 +153,12 @@ def _read_extras(value: Any, attrs: Node, unique: Node, reader: Reader) -> Any:
 
 
 def _write_index(index: Any, writer: Writer) -> Node:
-    """Return the node of an index, after checking that an empty one of its kind arrives."""
+    """Return the node of an index, after checking that an empty one arrives unchanged."""
     node = _index_node(index, writer)
     empty, spare = index[:0], Writer()
     back = read_index(_index_node(empty, spare), spare.reader())
     if type(back) is not type(empty) or not back.identical(empty):
-        raise NotData(f"its {type_name(index)} of dtype {index.dtype} would not arrive the same")
+        raise NotData(f"its {type_name(index)} of dtype {index.dtype} would arrive changed")
     return node
 
 
@@ -211,7 +211,7 @@ def read_index(node: Node, reader: Reader) -> Any:
 
 
 def _write_values(values: Any, writer: Writer) -> Node:
-    """Return the node of a column, after checking that an empty one of its kind arrives."""
+    """Return the node of a column, after checking that an empty one arrives unchanged."""
     node = _values_node(values, writer)
     if type(values) is not _Plain:
         empty, spare = values[:0], Writer()
@@ -222,7 +222,7 @@ def _write_values(values: Any, writer: Writer) -> Node:
 
 
 def _write_zone(zone: Any, writer: Writer) -> Node:
-    """Return the node of a time zone; before version 3, pandas uses pytz."""
+    """Return the node of a time zone, which is from pytz before pandas 3."""
     name = getattr(zone, "zone", None)
     if type(zone).__module__.partition(".")[0] == "pytz" and isinstance(name, str):
         return {"pytz": name}
@@ -268,7 +268,7 @@ def _write_arrow(values: Any, writer: Writer) -> Node:
     try:
         column = pa.array(values, from_pandas=True)
     except (pa.ArrowException, ValueError) as error:
-        raise NotData(f"Arrow cannot carry it ({type(error).__name__})") from None
+        raise NotData(f"Arrow doesn't support it ({type(error).__name__})") from None
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     return write_chunks(column.type, chunks, writer)
 
@@ -291,9 +291,9 @@ def _read_array(node: Node, reader: Reader) -> Any:
 def _read_numpy(body: Node, reader: Reader) -> Any:
     array = reader.value(body)
     if type(array) is not np.ndarray or array.ndim != 1:
-        raise TypeError("not an array of one dimension")
+        raise TypeError("not a one-dimensional array")
     if not array.dtype.itemsize:
-        reader.spend(len(array))  # pandas makes an object of each
+        reader.spend(len(array))  # pandas creates an object for each item
     return array
 
 
@@ -320,7 +320,7 @@ def _read_categories(body: Node, reader: Reader) -> Any:
 
 
 def _short(node: Node) -> str:
-    """Return the text of a frequency; pandas takes quadratic time to read it."""
+    """Return a frequency's name if it isn't long: pandas takes quadratic time to parse it."""
     if len(text(node)) > _LONGEST:
         raise ValueError("too long for a frequency")
     return text(node)
@@ -336,7 +336,7 @@ def _read_intervals(body: Node, reader: Reader) -> Any:
     left, right, closed = body
     ends = read_index(left, reader), read_index(right, reader)
     if any(type(end) is pd.RangeIndex for end in ends):
-        raise TypeError("ends of intervals are not ranges")
+        raise TypeError("ends of intervals can't be ranges")
     return pd.arrays.IntervalArray.from_arrays(*ends, closed=closed)
 
 
@@ -352,16 +352,16 @@ def _read_strings(body: Node, reader: Reader) -> Any:
 
     (storage, missing), chunks = body
     make: Any = pd.StringDtype
-    # Before pandas 2.3, the storage alone determines it.
+    # Before pandas 2.3, the storage alone determines the dtype.
     dtype = make(storage, na_value=np.nan) if missing == "nan" else make(storage)
     column = read_chunks(chunks, reader)
-    # A column of nulls would become as many objects as it claims.
+    # A column of nulls would create as many objects as it claims to have.
     if column.type not in (pa.string(), pa.large_string()):
         raise TypeError("not strings")
     array = dtype.__from_arrow__(column)
     if type(array) is dtype.construct_array_type():
         return array
-    return pd.array(array.to_numpy(), dtype=dtype)  # pandas 2.3 returns its other string type
+    return pd.array(array.to_numpy(), dtype=dtype)  # without this, pandas 2.3 changes the dtype
 
 
 def _read_arrow(body: Node, reader: Reader) -> Any:

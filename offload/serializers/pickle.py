@@ -17,17 +17,17 @@ from offload.serializers.base import CachedFunction, Code, Payload, alias
 from offload.text import type_name
 
 _SMALL = 4096
-"""Buffers under this many bytes stay in band."""
+"""Buffers with fewer bytes stay in band."""
 
 _CODE = (type, FunctionType, CachedFunction)
 _CONVERTED = (memoryview, io.TextIOWrapper)
-"""Cloudpickle would turn these into other types: bytes, StringIO."""
+"""Types that cloudpickle would change, to bytes or StringIO."""
 
 
 class Pickle:
-    """Any object: through plain pickle, else through cloudpickle.
+    """Serializer for any object: uses plain pickle if possible, else cloudpickle.
 
-    Decoding runs the code that the bytes ask for: only for apps that accept pickle.
+    Decoding runs code chosen by the bytes, so it is only for apps that accept pickle.
     """
 
     name = "pickle"
@@ -37,12 +37,12 @@ class Pickle:
         self._code = code
 
     def encode(self, value: Any, *, as_celery: bool = False) -> Payload | None:
-        """Return *value* pickled, or None if it can't be.
+        """Pickle *value*; return None if that is impossible.
 
         Args:
             value: any object.
-            as_celery: whether it must arrive as from plain Celery instead of as sent. They differ
-                for arrays of a foreign byte order.
+            as_celery: make it arrive as from plain Celery instead of as sent, which differs for
+                arrays in a foreign byte order.
         """
         code = self._code
         plain: Payload | None = None
@@ -55,8 +55,8 @@ class Pickle:
             named = code is not None and code.named_in(head)
             if not named and b"__main__" not in head:
                 return plain
-        # Objects of __main__ that can't go by value go by name, as in plain pickle: the worker
-        # may run the same script. Shipped code never does.
+        # Objects of __main__ that can't be pickled by value are pickled by name, as in plain
+        # pickle, since the worker may run the same script. Shipped code never is.
         fallback = None if named else plain
         pickler = _by_value_pickler(code, as_celery=as_celery)
         if pickler is None:
@@ -72,7 +72,7 @@ class Pickle:
         return Payload(self.name, head, buffers, type_name(value), pickler.ships_code)
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-        """Return the value, its arrays built on the buffers."""
+        """Return the value; its arrays use the buffers' memory. Raises DeserializationError."""
         try:
             with self._code.loading() if self._code is not None else nullcontext():
                 return pickle.loads(head, buffers=buffers)
@@ -82,7 +82,7 @@ class Pickle:
             advice = ""
             if isinstance(error, ModuleNotFoundError):
                 advice = (
-                    "; install it here, or have the sender ship the class (docs/how-to/classes.md)"
+                    "; install it here, or ship the class from the sender (docs/how-to/classes.md)"
                 )
             raise DeserializationError(
                 f"pickle cannot read the value: {type(error).__name__}: {error}{advice}"
@@ -123,10 +123,10 @@ def _table(reducers: Mapping[type, Any], *, as_celery: bool) -> dict[type, Any]:
 
 
 def _reduce_array(array: Any, *, as_celery: bool) -> Any:
-    """Reduce an array without a copy, so that it arrives as from plain Celery.
+    """Reduce an array without copying it, so that it arrives as from plain Celery.
 
-    Plain Celery's older protocol copies it, after which it is writable and in the machine's
-    byte order. numpy's own reduction for protocol 5 changes neither, and copies times.
+    Plain Celery's older protocol copies arrays, which makes them writable and converts them to the
+    machine's byte order. numpy's own reduction for protocol 5 does neither, and copies times.
     """
     import numpy as np
 
@@ -156,9 +156,9 @@ def _by_value_pickler(code: Code | None, *, as_celery: bool) -> Any:
         table.pop(kind, None)
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined,unused-ignore]
-        """Prefers a worker's own ``__main__`` to the one sent.
+        """Pickler that prefers the worker's ``__main__`` to the one sent.
 
-        Shipped code goes by name and hash.
+        It writes shipped code by name and hash.
         """
 
         dispatch_table = table
@@ -190,6 +190,6 @@ def _main(qualname: str) -> Any:
 
 
 def _from_main(qualname: str, by_value: bytes) -> Any:
-    """Return the object that plain pickle would find in ``__main__``, else the one sent."""
+    """Return the object that plain pickle would find in ``__main__``; else the one sent."""
     found = _main(qualname)
     return found if found is not None else pickle.loads(by_value)

@@ -1,4 +1,4 @@
-"""Serializers of bytes and text, which are stored as they are, and of plain JSON."""
+"""Serializers for bytes and text, which are stored unchanged, and for plain JSON."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from offload.serializers.base import Payload, utf8
 from offload.text import type_name
 
 _MAX_DEPTH = 200
-"""Below orjson's own limit of 254. It also ends the walk through a cycle."""
+"""Maximum depth, below orjson's limit of 254. It also ends the walk through a cycle."""
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS = frozenset({list, tuple, dict})
 SCALARS = _SCALARS | {bytes}
-"""Types of values that contain no others."""
-_LONG = 1000  # characters of a text that isn't encoded to find out how large it is
+"""Types of values that don't contain other values."""
+_LONG = 1000  # characters; longer text isn't encoded just to measure it
 
 _FORMATS = frozenset("bBhHiIlLqQnNfd?c") | {"@" + c for c in "bBhHiIlLqQnNfd?c"}
 """The formats that memoryview.cast() supports."""
 
 
 class Raw:
-    """Serializer of bytes, bytearray, memoryview, and str (also with lone surrogates).
+    """Serializer for bytes, bytearray, memoryview, and str (even with lone surrogates).
 
-    The head is the type's name; a memoryview's head also has its format and shape. A memoryview
-    arrives contiguous and writable.
+    The head is the type's name; a memoryview's head also contains its format and shape. A
+    memoryview arrives contiguous and writable.
     """
 
     name = "raw"
     data_only = True
 
     def encode(self, value: Any) -> Payload | None:
-        """Return *value* serialized, or None if it is of another type or a subclass."""
+        """Serialize *value*; return None if it is of another type or of a subclass."""
         kind = type(value)
         if kind is bytes:
             return Payload(self.name, b"bytes", [memoryview(value)], "bytes")
@@ -59,11 +59,14 @@ class Raw:
         return None
 
     def as_bytes(self, value: bytearray | memoryview) -> Payload:
-        """Return a contiguous *value* serialized as bytes, as msgpack delivers it."""
+        """Serialize a contiguous *value* as bytes, which is how msgpack delivers it."""
         return Payload(self.name, b"bytes", [_flat(memoryview(value))], "bytes")
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-        """Return the value: a memoryview shares the buffer; other types copy it once."""
+        """Return the value; a memoryview shares the buffer, and other types copy it once.
+
+        Raises DeserializationError.
+        """
         kind, *more = bytes(head[:1024]).decode("utf-8", "replace").split(" ")
         try:
             [buffer] = buffers
@@ -90,7 +93,7 @@ def _shaped(buffer: memoryview, form: str, dimensions: str) -> Any:
         raise ValueError("format or shape")
     cast_it: Any = buffer.cast
     if 0 in shape and not buffer.nbytes:
-        return cast_it(form)  # cast() can't give a shape to an empty buffer
+        return cast_it(form)  # cast() doesn't accept a shape for an empty buffer
     size = struct.calcsize(form)
     for n in shape:
         size *= n
@@ -100,17 +103,17 @@ def _shaped(buffer: memoryview, form: str, dimensions: str) -> Any:
 
 
 class Json:
-    """Lists, tuples, and dicts of exactly JSON's types.
+    """Serializer for lists, tuples, and dicts that contain only JSON's types.
 
-    Keys keep their order, as in plain Celery; so two dicts that differ only in order are two
-    contents.
+    Keys keep their order, as in plain Celery, so two dicts that differ only in order have different
+    digests.
     """
 
     name = "json"
     data_only = True
 
     def encode(self, value: Any) -> Payload | None:
-        """Return *value* as JSON, or None if Celery's JSON would deliver something else."""
+        """Serialize *value*; return None if Celery's JSON would deliver something else."""
         return self.write(value) if is_plain(value) else None
 
     def write(self, value: Any) -> Payload | None:
@@ -118,11 +121,11 @@ class Json:
         try:
             text = orjson.dumps(value)
         except (TypeError, ValueError, RecursionError):
-            return None  # an int past 64 bits, a lone surrogate
+            return None  # it contains an int of more than 64 bits, or a lone surrogate
         return Payload(self.name, b"", [memoryview(text)], type_name(value))
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-        """Return the lists and dicts."""
+        """Return the value. Raises DeserializationError."""
         if len(head) or len(buffers) != 1:
             raise DeserializationError("not what json writes")
         try:
@@ -132,8 +135,9 @@ class Json:
 
 
 def encode_scalar(value: Any) -> tuple[str, bytes, bytes] | None:
-    """Return serializer, head, and content of a value of `SCALARS`, as `Registry.encode_exactly`
-    writes it; None for one that is long or needs care.
+    """Serialize a value of `SCALARS` like `Registry.encode_exactly`, but faster.
+
+    Return the serializer's name, the head, and the content; None if it is long or unusual.
     """
     kind = type(value)
     try:
@@ -144,19 +148,19 @@ def encode_scalar(value: Any) -> tuple[str, bytes, bytes] | None:
         if kind is float and not isfinite(value):
             return None
         return "json", b"", orjson.dumps(value)
-    except (UnicodeEncodeError, TypeError):  # a lone surrogate, an int past 64 bits
+    except (UnicodeEncodeError, TypeError):  # a lone surrogate, or an int of more than 64 bits
         return None
 
 
 def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
-    """Return whether orjson and Celery's JSON deliver *value* as the same.
+    """Return whether *value* arrives the same through orjson as through Celery's JSON.
 
-    Walks level by level rather than item by item, so that nearly all of it runs in C.
-    Doesn't check for what orjson refuses anyway (wide ints, lone surrogates).
+    Walks level by level rather than item by item, so that nearly everything runs in C. Doesn't
+    check for what orjson refuses anyway: ints of more than 64 bits, and lone surrogates.
 
     Args:
         value: any object.
-        types: the containers that may occur in it.
+        types: types of containers that may occur in it.
     """
     kind = type(value)
     if kind in _SCALARS:
@@ -183,7 +187,7 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
 
 
 def _only(kind: type, level: Any, kinds: set[type]) -> Any:
-    """Return the items of *level* of one type; *kinds* are all types in it."""
+    """Return the items of *level* that are of type *kind*; *kinds* are all types in it."""
     if kind not in kinds:
         return ()
     if len(kinds) == 1:
@@ -192,14 +196,14 @@ def _only(kind: type, level: Any, kinds: set[type]) -> Any:
 
 
 def _distinct(values: Any) -> Any:
-    """Return each object once, so that a cycle can't make the walk grow."""
+    """Return each object once, so that a cycle can't grow the walk."""
     if len(set(map(id, values))) == len(values):
         return values
     return list({id(v): v for v in values}.values())
 
 
 def _are_finite(floats: Any) -> bool:
-    # A NaN or an infinity makes the sum one; a sum may overflow without any.
+    # A NaN or infinity makes the sum non-finite. But a sum of finite floats may overflow, too.
     return isfinite(sum(floats)) or all(map(isfinite, floats))
 
 

@@ -35,18 +35,18 @@ _ADDRESSES: dict[str, Any] = {
     )
 }
 _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,40}(?:/[A-Za-z0-9_+-]{1,40}){0,4}")
-_TERM = 1 << 14  # bits of a fraction's terms: reducing it takes quadratic time
+_TERM = 1 << 14  # maximum bits of a fraction's terms, because reducing takes quadratic time
 
 
 def text(body: Node) -> str:
-    """Return a node that must be a string."""
+    """Return *body* if it is a string. Raises TypeError."""
     if type(body) is not str:
         raise TypeError("not a string")
     return body
 
 
 def _write_int(value: int) -> Node:
-    # In hexadecimal, which takes linear time.
+    # Write hexadecimal digits, which takes linear time; decimal digits don't.
     return value if -(1 << 63) <= value < 1 << 64 else {"int": hex(value)}
 
 
@@ -172,18 +172,18 @@ def _read_timezone(body: Node) -> timezone:
 def _write_zoneinfo(value: ZoneInfo) -> Node:
     key: str | None = value.key
     if key is None or ZoneInfo(key) is not value:
-        raise NotData("its time zone does not come from the time zone database")
+        raise NotData("its time zone isn't from the time zone database")
     return {"ZoneInfo": key}
 
 
 def _read_zoneinfo(body: Node) -> ZoneInfo:
-    if not _ZONE.fullmatch(text(body)):  # tzdata imports a package by a part of it
+    if not _ZONE.fullmatch(text(body)):  # tzdata imports a package named by a part of it
         raise ValueError("not the name of a time zone")
     return ZoneInfo(body)
 
 
 def _read_pytz(body: Node) -> tzinfo:
-    import pytz  # pandas before 3 requires it
+    import pytz  # pandas requires it before version 3
 
     zone: tzinfo = pytz.timezone(text(body))
     return zone
@@ -210,7 +210,7 @@ WRITERS: dict[type, Callable[[Any], Node]] = {
         _ADDRESSES.values(), lambda value: {"address": [type(value).__name__, str(value)]}
     ),
 }
-"""For exactly these types. A node is a JSON scalar, or an object with one tag."""
+"""Writers for exactly these types. A node is a JSON scalar, or an object with one tag."""
 
 READERS: dict[str, Callable[[Node], Any]] = {
     "int": lambda body: int(text(body), 16),

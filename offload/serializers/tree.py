@@ -1,20 +1,20 @@
-"""Values as sent, without pickle: containers, scalars, and arrays or frames in them.
+"""The tree serializer: containers, scalars, arrays, and frames as sent, without pickle.
 
-For values that the message's own serializer can't carry. The head is JSON that describes
-the value's structure; large bytes are in the buffers. A reader is an interpreter, programmed
-by the writer of the head. So its vocabulary is data, and is only extended if an operator allows
-shipped code (`offload.serializers.objects`). docs/explanation/security.md has the grammar.
+It is for values that the message's own serializer doesn't support. The head is JSON that describes
+the value's structure; large bytes are in the buffers. A reader is an interpreter, and the writer of
+the head programs it. So nodes describe only data, unless the settings allow shipped code
+(`offload.serializers.objects`). docs/explanation/security.md has the grammar.
 
-A node is a JSON scalar or list for just that, or an object of one key, its tag, for
+A node is a JSON scalar or list, which stands for itself, or an object with one key, its tag, for
 everything else::
 
     [1, {"tuple": ["a", {"float": "nan"}]}, {"numpy": {...}}, {"json": {"a": 1}}]
 
-Tags of other packages' types are read and written by a module for each package, imported
-when it is first needed.
+A module for each third-party package reads and writes the nodes of its types. It is imported on
+first use.
 
-A container that occurs several times in a value arrives as several; an instance of a
-shipped class as one, except as an item of a set or in a frame.
+If a container occurs several times in a value, each occurrence arrives as a copy. An instance of a
+shipped class arrives as one, except as an item of a set or in a frame.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from offload.serializers.types.registry import read_registered
 from offload.text import reason_of, type_name
 
 _MAX_DEPTH = 80
-"""Of containers. A dict takes three levels of JSON, and orjson writes 254."""
+"""Maximum depth of containers. A dict takes three levels of JSON, and orjson writes 254."""
 
 _FREE = 1 << 20
-"""Items that need no bytes, such as rows of nulls, up to this many; more only in larger values."""
+"""Maximum number of items without bytes, such as rows of nulls; larger values may have more."""
 
 _COLLIDING = 256
-"""Most keys of a dict, or items of a set, with one hash: inserting them takes quadratic time."""
+"""Maximum number of dict keys or set items with the same hash: inserting takes quadratic time."""
 
 _INLINE = 256
-"""Most bytes kept in the head instead of a buffer of their own."""
+"""Maximum bytes to put in the head instead of in a buffer of their own."""
 
 _MODULES = {
     "numpy": ("offload.serializers.numpy", "numpy"),
@@ -54,21 +54,25 @@ _MODULES = {
     "polars": ("offload.serializers.arrow", "polars"),
     "pyarrow": ("offload.serializers.arrow", "arrow"),
 }
-"""Package, which is also the tag: the module for its types, and the extra it needs."""
+"""Module and extra for the types of each package, by the package's name, which is also the tag."""
 
 _FACTORIES: dict[str, Any] = {
     kind.__name__: kind
     for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 }
-"""The factories of a `defaultdict`, besides shipped code."""
+"""Allowed factories of a `defaultdict`, besides shipped code."""
 
 _LISTS_AND_DICTS = frozenset({list, dict})
 _RAW = Raw()
 
 
 class Tree:
-    """Containers and scalars of exactly Python's types, arrays, tables, frames, and values of
-    registered types.
+    """Serializer for Python's own containers and scalars (not subclasses), arrays, tables, frames,
+    and registered types.
+
+    Args:
+        code: the shipped classes; None if there are none.
+        imports: see `EncodeState`.
     """
 
     name = "tree"
@@ -79,11 +83,12 @@ class Tree:
         self._imports = imports
 
     def encode(self, value: Any) -> Payload | None:
-        """Return *value* serialized; raises NotData if something in it is of another type."""
+        """Serialize *value*. Raises NotData if it contains a value of another type."""
         try:
             return self._encode(value, Writer(self._code, imports=self._imports))
         except TypeError:
-            # orjson can't write a part that was left to it whole: a wide int, a lone surrogate.
+            # orjson refused a part that it was to write as a whole, because of an int of more than
+            # 64 bits or a lone surrogate.
             pass
         try:
             writer = Writer(self._code, spell_out=True, imports=self._imports)
@@ -100,7 +105,10 @@ class Tree:
         return payload
 
     def decode(self, head: memoryview, buffers: Sequence[memoryview]) -> Any:
-        """Return the value, its arrays and frames built on the buffers."""
+        """Return the value; its arrays and frames use the buffers' memory.
+
+        Raises DeserializationError, CodeError.
+        """
         try:
             return Reader(buffers, self._code, len(head)).value(orjson.loads(head))
         except OffloadError:
@@ -112,17 +120,17 @@ class Tree:
 
 
 class Writer:
-    """Turns values into nodes, and collects the buffers that these refer to.
+    """Turns values into nodes, and collects the buffers that they refer to.
 
     Args:
-        code: the classes that are shipped; None for none.
-        spell_out: write item by item what would otherwise be left to orjson whole.
+        code: the shipped classes; None if there are none.
+        spell_out: write item by item what orjson would otherwise write as a whole.
         imports: see `EncodeState`.
 
     Attributes:
-        state: the shipped code in the nodes written so far.
-        buffers: the memory that the nodes written so far refer to.
-        emptiest: the most items without any bytes in one of these nodes.
+        state: shipped code and instances in the nodes written so far.
+        buffers: memory that the nodes written so far refer to.
+        emptiest: the largest number of items without bytes in one of these nodes.
     """
 
     def __init__(
@@ -136,7 +144,7 @@ class Writer:
         self._depth = 0
 
     def node(self, value: Any) -> Node:
-        """Return the node for *value*."""
+        """Return the node for *value*. Raises NotData."""
         kind = type(value)
         write_scalar = scalars.WRITERS.get(kind)
         if write_scalar is not None:
@@ -165,7 +173,7 @@ class Writer:
         except NotData as error:
             error.final = not found.built_in
             raise
-        except Exception as error:  # whose message may show the value
+        except Exception as error:  # its message may contain the value
             raise NotData(
                 f"encode() of the type {found.name!r} raised {reason_of(error)}",
                 final=not found.built_in,
@@ -183,40 +191,43 @@ class Writer:
     def _enter(self) -> None:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            raise NotData(f"it is nested more than {_MAX_DEPTH} deep, or in itself")
+            raise NotData(f"it is nested more than {_MAX_DEPTH} levels deep, or contains itself")
 
     def _foreign(self, value: Any, package: str) -> Node:
         try:
             return importlib.import_module(_MODULES[package][0]).write(value, self)
         except NotData:
             raise
-        except ImportError as error:  # pandas strings travel through pyarrow
+        except ImportError as error:  # strings of pandas need pyarrow
             reason = f"reading a {type_name(value)} needs the package {error.name}"
             extra = _MODULES[package][1]
             raise NotData(reason, advice=f'pip install "offload[{extra}]"') from None
-        except Exception as error:  # whose message may show the value
+        except Exception as error:  # its message may contain the value
             raise NotData(
                 f"{package} can't write a {type_name(value)} ({reason_of(error)})"
             ) from None
 
     def buffer(self, view: memoryview) -> Node:
-        """Return a reference to the bytes of *view*, which is contiguous and of format ``B``."""
+        """Return a node that refers to the bytes of *view*.
+
+        The view must be contiguous and of format ``B``.
+        """
         if view.nbytes <= _INLINE:
             return base64.b64encode(view).decode()
         self.buffers.append(view)
         return len(self.buffers) - 1
 
     def count(self, items: int) -> None:
-        """Count items without bytes of their own: readers limit them by the value's size."""
+        """Count items without bytes, which readers limit by the value's size."""
         self.emptiest = max(self.emptiest, items)
 
     def spend(self, items: int) -> None:
-        """Count items without bytes of their own that readers allocate memory for."""
+        """Count items without bytes for which readers allocate memory."""
         self._spent += items
         self.count(self._spent)
 
     def reader(self) -> Reader:
-        """Return a reader of what was written, to check that it can be read."""
+        """Return a reader for what was written, to check that it is readable."""
         return Reader([memoryview(bytearray(b)) for b in self.buffers], self.code)
 
     def items(self, values: Sequence[Any], names: Sequence[Any] | None = None) -> list[Node]:
@@ -224,12 +235,12 @@ class Writer:
 
         Args:
             values: the items.
-            names: their names in errors, if not their positions.
+            names: their names in errors; by default, their positions.
         """
         self._enter()
         nodes: list[Node] = []
         inner = [v for v in values if type(v) is list or type(v) is dict]
-        # Many rows are checked together: one by one takes ten times as long.
+        # Check many rows at once: one by one takes ten times as long.
         plain = len(inner) > 1 and not self.spell_out and is_plain(inner, _LISTS_AND_DICTS)
         try:
             if plain:
@@ -247,10 +258,11 @@ class Writer:
 
 
 class Reader:
-    """Turns nodes back into values. Nodes may come from anyone.
+    """Turns nodes back into values. Nodes are untrusted.
 
     Args:
-        head: bytes of the head; with those of the buffers, they limit the memory allocated.
+        head: size of the head in bytes; with the sizes of the buffers, it limits the memory that
+            is allocated.
     """
 
     def __init__(
@@ -262,7 +274,10 @@ class Reader:
         self._most = _justified(head + sum(buffer.nbytes for buffer in buffers))
 
     def value(self, node: Node) -> Any:
-        """Return the value of *node*."""
+        """Return the value of *node*.
+
+        Raises DeserializationError, CodeError, ValueError, TypeError, and others for a bad node.
+        """
         if type(node) is list:
             return list(map(self.value, node))
         if type(node) is not dict:
@@ -283,29 +298,29 @@ class Reader:
         return self._module(tag).read(body, self)
 
     def items(self, node: Node) -> list[Any]:
-        """Return the values of a node that has to be a list."""
+        """Return the values of a node that must be a list."""
         if type(node) is not list:
             raise TypeError("not a list")
         return list(map(self.value, node))
 
     def registered(self, body: Node) -> Any:
-        """Return a value of a registered type."""
+        """Return the value of a registered type; see `read_registered`."""
         return read_registered(body, self.value)
 
     def count(self, items: int) -> None:
-        """Raise ValueError for more items without bytes than the value's size justifies."""
+        """Raise ValueError if the value's size doesn't justify this many items without bytes."""
         if items > self._most:
             raise ValueError(f"{items} empty items")
 
     def spend(self, items: int) -> None:
-        """Like `count`, for items that memory is allocated for: limits their total."""
+        """Like `count`, but for items that take memory: limits their total."""
         self._spent += items
         self.count(self._spent)
 
     def buffer(self, reference: Node) -> memoryview:
-        """Return the bytes that a node refers to, writable.
+        """Return the bytes that a node refers to; they are writable.
 
-        Each buffer only once: otherwise a small head could ask for endless copies of one.
+        A buffer can be read only once: otherwise a small head could request endless copies of it.
         """
         if type(reference) is str:
             return memoryview(bytearray(base64.b64decode(reference, validate=True)))
@@ -328,12 +343,12 @@ class Reader:
 
 
 def _justified(size: int) -> int:
-    """Return how many items without bytes a value of this size may have: eight per byte."""
+    """Return how many items without bytes a value of *size* bytes may have: eight per byte."""
     return max(_FREE, 8 * size)
 
 
 def _check_hashes(keys: Collection[Any]) -> None:
-    """Raise ValueError if hashes collide too often to be a coincidence."""
+    """Raise ValueError if hashes collide too often for a coincidence."""
     if len(keys) > _COLLIDING and max(Counter(map(hash, keys)).values()) > _COLLIDING:
         raise ValueError(f"more than {_COLLIDING} keys or items have the same hash")
 
@@ -389,7 +404,7 @@ def _write_defaultdict(writer: Writer, value: defaultdict[Any, Any]) -> Node:
 
 def _write_set(writer: Writer, value: set[Any] | frozenset[Any]) -> Node:
     _check_written(value)
-    # Sorted by their written form, as sets have no order.
+    # Sort items by their written form, because sets have no order.
     nodes: list[Node] = []
     for item in value:
         with writer.state.isolated():

@@ -1,1 +1,1 @@
-"""Types that apps register, and those of other packages that offload registers itself."""
+"""Registered types: those that apps register, and third-party types that offload registers."""

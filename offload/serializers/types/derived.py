@@ -1,7 +1,8 @@
-"""Encoding and decoding of types that describe their own fields.
+"""Encoders and decoders derived from a type's own fields.
 
-Dataclasses are taken apart into their fields, and built from these without a call of theirs, as by
-pickle. Pydantic validates what a model is built from. Members of an enum travel by their name.
+A dataclass is written as its fields, and created from them without calling its code, as pickle
+does. Pydantic validates the data that a model is created from. An enum member is written as its
+name.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _Pair = tuple[str, Callable[[Any], Any], Callable[[Any, int], Any]]
 
 
 def derive(kind: type[Any]) -> _Pair | None:
-    """Return the description of *kind*, its encoder, and its decoder.
+    """Return a description of *kind*, its encoder, and its decoder.
 
-    Returns None for a type whose fields aren't known.
+    Return None if *kind* is neither a dataclass, a pydantic model, nor an enum.
     """
     if _is_model(kind):
         return ("pydantic model", *_model(kind))
@@ -39,16 +40,16 @@ def derive(kind: type[Any]) -> _Pair | None:
 
 
 def nested_types(kind: type[Any]) -> list[type[Any]] | None:
-    """Return the types in the annotations of *kind* that `derive` knows, too.
+    """Return the types in the annotations of *kind* that `derive` supports.
 
-    Returns None if some annotation names something that isn't defined yet.
+    Return None if an annotation names something that isn't defined yet.
     """
     try:
         if _is_model(kind):
             hints = [field.annotation for field in _fields(kind).values()]
         else:
             hints = [*typing.get_type_hints(kind).values()]
-    except Exception:  # annotations are expressions of the user's
+    except Exception:  # annotations are the user's expressions, which can raise anything
         return None
     found = dict.fromkeys(each for hint in hints for each in _types_in(hint))
     return [each for each in found if each is not kind and _has_fields(each)]
@@ -69,10 +70,10 @@ def _has_fields(kind: type[Any]) -> bool:
 
 
 def _is_plain_object(kind: type[Any]) -> bool:
-    """Return whether instances consist of attributes only, and have no content besides them."""
+    """Return whether instances have no content besides their attributes."""
     try:
         object.__new__(kind)
-    except TypeError:  # of a subclass of dict, an exception, an abstract class
+    except TypeError:  # a subclass of dict, an exception, or an abstract class
         return False
     return True
 
@@ -82,7 +83,7 @@ def _is_plain_object(kind: type[Any]) -> bool:
 
 def _dataclass(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
     if not _is_plain_object(kind):
-        raise TypeError("its instances consist of more than fields")
+        raise TypeError("its instances have content besides their fields")
     fields = dataclasses.fields(kind)
     names = frozenset(field.name for field in fields)
     known = names | _derived_attributes(kind)
@@ -96,7 +97,7 @@ def _dataclass(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, in
 
     def decode(data: Any, version: int) -> Any:
         if type(data) is not dict or not data.keys() <= names:
-            raise NotDecoded("it has fields that the class here lacks")
+            raise NotDecoded("it has fields that this process's class lacks")
         made = object.__new__(kind)
         for field in fields:
             if field.name in data:
@@ -117,7 +118,7 @@ def _dataclass(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, in
 
 
 def _derived_attributes(kind: type[Any]) -> frozenset[str]:
-    """Return the names of attributes that needn't travel: `Box[int](…)` sets its parameter."""
+    """Return the names of attributes to omit: ``Box[int](…)`` sets its parameter by itself."""
     cached = (
         name
         for base in kind.__mro__
@@ -144,7 +145,7 @@ def _enum(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, int], A
 
     def decode(data: Any, version: int) -> Any:
         if type(data) is not str or data not in kind.__members__:
-            raise NotDecoded("the enum here has no member of this name")
+            raise NotDecoded("this process's enum has no member with this name")
         return kind.__members__[data]
 
     return (lambda value: value.name), decode
@@ -204,7 +205,7 @@ def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
         fields, extra = data["fields"], data.get("extra", {})
         private = data.get("private", {})
         if not private.keys() <= kind.__private_attributes__.keys():
-            raise NotDecoded("it has private attributes that the model here lacks")
+            raise NotDecoded("it has private attributes that this process's model lacks")
         try:
             if is_root:
                 made = kind.model_validate(fields["root"])
@@ -225,7 +226,7 @@ def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
 
 
 def _by_alias(kind: Any, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return *fields* under the names by which pydantic before 2.11 validates them."""
+    """Return *fields* under the names that pydantic before 2.11 validates."""
     found = {}
     for name, content in fields.items():
         field = _fields(kind).get(name)
@@ -238,7 +239,7 @@ def _by_alias(kind: Any, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reasons(error: Any, kind: Any) -> str:
-    """Return which fields are invalid, and the kind of each error: without any value."""
+    """Name the invalid fields and the kind of each error, without any value."""
     names = _fields(kind)
     try:
         details = error.errors(include_url=False, include_context=False, include_input=False)

@@ -1,4 +1,7 @@
-"""Series and frames of geopandas: geometries as well-known binary, their CRS, and other columns."""
+"""geopandas series and frames: geometries as well-known binary (WKB), their CRS, and columns.
+
+https://libgeos.org/specifications/wkb/
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _LINEAR_RING = 2  # in shapely; well-known binary has no such type
 _POINT, _LINE, _POLYGON, _COLLECTION = 1, 2, 3, 7
 _Z, _M, _SRID = 1 << 31, 1 << 30, 1 << 29
 _DEEPEST = 16
-"""Levels of collections. GEOS reads each by a call of its own; a stack overflow ends a process."""
+"""Maximum depth of collections. GEOS reads them recursively, and a stack overflow is fatal."""
 
 
 # -- geometries
@@ -45,7 +48,7 @@ def _encode_geometries(array: Any) -> Any:
 def _decode_geometries(data: Any) -> Any:
     crs, sizes, content = data
     if not isinstance(sizes, np.ndarray) or sizes.dtype != np.int64 or sizes.ndim != 1:
-        raise NotDecoded("its sizes are no array of numbers")
+        raise NotDecoded("its sizes aren't an array of numbers")
     if type(content) is not memoryview or int(np.maximum(sizes, 0).sum()) != content.nbytes:
         raise NotDecoded("its sizes don't fit its geometries")
     texts = _check(content, sizes)
@@ -53,7 +56,7 @@ def _decode_geometries(data: Any) -> Any:
 
 
 def _check(content: memoryview, sizes: Any) -> Any:
-    """Return each geometry's bytes; raise NotDecoded if collections are nested too deeply."""
+    """Return each geometry's bytes. Raises NotDecoded if collections are nested too deeply."""
     texts = np.empty(len(sizes), object)
     start = 0
     for at, size in enumerate(sizes.tolist()):
@@ -67,7 +70,7 @@ def _check(content: memoryview, sizes: Any) -> Any:
 
 
 def _check_depth(text: memoryview) -> None:
-    left = [1]  # geometries to come, by level
+    left = [1]  # number of geometries to read, by level
     at = 0
     try:
         while left:
@@ -96,7 +99,7 @@ def _check_depth(text: memoryview) -> None:
             else:
                 raise NotDecoded("a geometry is nested too deeply, or of an unknown type")
     except (struct.error, IndexError):
-        raise NotDecoded("a geometry is cut short") from None
+        raise NotDecoded("a geometry is truncated") from None
 
 
 def _encode_crs(crs: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Images of Pillow: mode, size, pixels, palette, and info."""
+"""Pillow images: mode, size, pixels, palette, and info."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BITS = {
     "RGBX": 32,
     "CMYK": 32,
 }
-"""Bits of a pixel in the bytes of an image, by mode."""
+"""Bits per pixel in an image's bytes, by mode."""
 
 _MAX_PALETTE = 256 * 4
 
@@ -67,7 +67,7 @@ def _decode(data: Any, version: int) -> Any:
         image.putpalette(colors, kind)
         image.palette.mode = kind
     if type(info) is not dict:
-        raise NotDecoded("its info is no dict")
+        raise NotDecoded("its info isn't a dict")
     image.info = info
     return image
 

@@ -1,4 +1,4 @@
-"""Register types: with two functions, as a class with these members, or by their own fields."""
+"""Register types: with two functions, with a class that has these, or by their own fields."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def register_type(
     version: int | None = None,
     subclasses: bool = False,
 ) -> T:
-    """Let values of a type travel as data, without pickle; for this process and all its apps.
+    """Serialize values of a type as data, without pickle, in all apps of this process.
 
-    Register it wherever such values are sent or received, before the first of them. A dataclass, a
-    pydantic model, or an enum needs no functions, and those in its annotations are registered
-    along with it. May decorate a class.
+    Register the type in every process that sends or receives its values, before the first one. A
+    dataclass, pydantic model, or enum needs no functions; such types in its annotations are
+    registered with it. You can use this as a class decorator.
 
     Args:
-        cls: the type; or, instead of the other arguments, a class whose members are *type*,
+        cls: the type; or, instead of the other arguments, a class with the members *type*,
             *encode*, *decode*, and optionally *name*, *version*, and *subclasses*.
-        encode: called with a value; returns data, such as a dict with arrays. Memory of bytes,
+        encode: takes a value and returns data, such as a dict with arrays. Memory of bytes,
             memoryviews, and arrays isn't copied.
-        decode: called with that data, and the version that was written; returns the value.
-        name: the type's name on the wire; default: its module and qualified name.
-        version: of the data; default 1. Versions up to it are read, newer ones aren't.
-        subclasses: whether *encode* is called for instances of subclasses, too.
+        decode: takes that data, and the version that wrote it, and returns the value.
+        name: the type's name in stored data; by default, its module and qualified name.
+        version: version of the data; 1 by default. Older versions are read, newer ones aren't.
+        subclasses: also call *encode* for instances of subclasses.
 
     Returns *cls*.
 
-    Raises ConfigurationError: the type is registered already, the name is taken, or an argument is
-    invalid.
+    Raises ConfigurationError if the type is already registered, the name is taken, or an argument
+    is invalid.
     """
     source = cls
     members = _members(cls)
@@ -72,7 +72,7 @@ def register_type(
 
 
 def _members(cls: Any) -> dict[str, Any] | None:
-    """Return the members of a materializer; None for a type to be registered."""
+    """Return the members if *cls* is a materializer; None if it is a type to register."""
     if not isinstance(getattr(cls, "type", None), type):
         return None
     if not all(callable(getattr(cls, each, None)) for each in _MEMBERS):
@@ -94,7 +94,7 @@ def _checked(given: dict[str, Any], source: Any) -> RegisteredType:
     if not isinstance(kind, type):
         raise ConfigurationError(f"{what}: expected a class, or one with type, encode, and decode")
     if registry.is_carried(kind):
-        raise ConfigurationError(f"{what}: offload carries this type already")
+        raise ConfigurationError(f"{what}: offload already supports this type")
     how = _HOW
     if encode is None and decode is None:
         how, encode, decode = _derived(kind, what, subclasses=given["subclasses"])
@@ -108,13 +108,13 @@ def _checked(given: dict[str, Any], source: Any) -> RegisteredType:
     if name.partition(".")[0] in BUILT_IN:
         package = name.partition(".")[0]
         raise ConfigurationError(
-            f"{what}: names that start with {package!r} are taken by offload's own types"
+            f"{what}: names that start with {package!r} are reserved for offload's own types"
         )
     version = 1 if given["version"] is None else given["version"]
     if type(version) is not int or not 1 <= version <= _MAX_VERSION:
         raise ConfigurationError(f"{what}: a version is a whole number from 1 to {_MAX_VERSION}")
     if not isinstance(given["subclasses"], bool):
-        raise ConfigurationError(f"{what}: subclasses is True or False")
+        raise ConfigurationError(f"{what}: subclasses must be True or False")
     return RegisteredType(
         kind, name, version, encode, decode, how, given["subclasses"], source=source
     )
@@ -129,17 +129,17 @@ def _derived(
         raise ConfigurationError(f"{what}: {error}; pass encode and decode") from None
     if found is None:
         raise ConfigurationError(
-            f"{what}: it is no dataclass, pydantic model, or enum; pass encode and decode"
+            f"{what}: it isn't a dataclass, pydantic model, or enum; pass encode and decode"
         )
     if subclasses:
         raise ConfigurationError(
-            f"{what}: a subclass may have other fields; register each, or pass encode and decode"
+            f"{what}: subclasses may have other fields; register each, or pass encode and decode"
         )
     return found
 
 
 def _register_nested(kind: type[Any]) -> None:
-    """Register the types in the annotations of *kind* once they are needed, and so defined."""
+    """Register the types in the annotations of *kind* when one is needed: by then, all exist."""
 
     def load() -> bool:
         types = nested_types(kind)
@@ -156,9 +156,10 @@ def _register_nested(kind: type[Any]) -> None:
 
 
 def load_types(names: Iterable[str]) -> None:
-    """Register the types of dotted names, as ``offload_types`` lists them, once they are needed.
+    """Register the types in ``offload_types`` on first use.
 
-    Each names a module that registers types when it is imported, or a class for `register_type`.
+    Args:
+        names: dotted names of modules that register types on import, or of classes to register.
     """
     for name in names:
         if name not in _loading:
@@ -178,7 +179,7 @@ def _loader(name: str) -> Callable[[], bool]:
             try:
                 register_type(found)
             except ConfigurationError:
-                if not registry.is_registered(found):  # by another thread
+                if not registry.is_registered(found):  # another thread may have registered it
                     raise
         return True
 

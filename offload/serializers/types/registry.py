@@ -1,8 +1,8 @@
 """The registered types of this process: by type for writers, by name for readers.
 
-The wire carries a type's name and version, which are only looked up here. What is called was
-registered in this process; nothing is imported because data names it. Registrations are kept in
-dicts that are only changed by single operations, so there is no lock that a fork could inherit.
+Stored data names a type and a version, which are only looked up here. Only functions registered in
+this process are called; data never causes an import. Registrations are in dicts that only atomic
+operations change, so there is no lock that a fork could inherit.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from offload.text import reason_of, type_name
 
 
 class NotDecoded(Exception):
-    """Raised by a decoder of offload's own. Its text names fields, and contains no value."""
+    """Raised by offload's own decoders. Its message names fields, but contains no value."""
 
 
 @dataclass(frozen=True)
 class RegisteredType:
-    """A type that travels as data.
+    """A type whose values are serialized as data.
 
     Attributes:
         type: the type.
-        name, version: what the wire carries.
-        encode: from a value to data: whatever offload carries without pickle, buffers included.
-        decode: from data and its version to the value.
-        how: where encode and decode come from, for display.
-        subclasses: whether instances of subclasses are encoded, too.
+        name, version: identify the type and its data in what is stored.
+        encode: takes a value, and returns any data that offload supports without pickle.
+        decode: takes data and its version, and returns the value.
+        how: where *encode* and *decode* come from, for display.
+        subclasses: whether instances of subclasses are also encoded.
         source: what was registered: the type, or its materializer.
-        built_in: whether offload registered it; it then gives way to the app's registration.
-        implied: whether it was found in the fields of a registered type; gives way, too.
+        built_in: whether offload registered it; the app's registration then takes precedence.
+        implied: whether it was found in a registered type's fields; an explicit registration then
+            takes precedence.
     """
 
     type: type[Any]
@@ -61,13 +62,13 @@ class RegisteredType:
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """Another package's types that offload registers once the app has imported the package.
+    """Third-party types that offload registers once the app has imported their package.
 
     Attributes:
-        imported: the module that the app must have imported.
-        module: ours, which defines `TYPES`.
-        extra: the extra of offload that installs the package.
-        types: the types' names, for display.
+        imported: name of the module that the app must have imported.
+        module: name of offload's module that defines `TYPES`.
+        extra: offload's extra that installs the package.
+        types: names of the types, for display.
     """
 
     imported: str
@@ -104,12 +105,12 @@ BUILT_IN: dict[str, BuiltIn] = {
         ("xarray.DataArray", "xarray.Dataset", "xarray.Variable"),
     ),
 }
-"""By package, whose name also starts the names of its types."""
+"""Built-in types by package, whose name is also the prefix of its types' names."""
 
 _TRIGGERS = frozenset(built_in.imported for built_in in BUILT_IN.values())
 
 _CARRIED = frozenset({"numpy", "pandas", "polars", "pyarrow"})
-"""Packages whose types the tree knows, so that a miss is no reason to look further."""
+"""Packages whose types the tree supports itself, so they are never registered."""
 
 _CONTAINERS = frozenset(
     {list, tuple, dict, set, frozenset, deque, OrderedDict, Counter, defaultdict}
@@ -125,12 +126,12 @@ _active: dict[str, bool] = {}
 
 
 def is_carried(kind: type[Any]) -> bool:
-    """Return whether *kind* is one of Python's own types that every app carries already."""
+    """Return whether *kind* is one of Python's own types, which need no registration."""
     return kind in _PLAIN or kind in (object, type)
 
 
 def add(new: RegisteredType) -> None:
-    """Add a registration; one that gives way changes nothing where the type or name is registered.
+    """Add a registration, unless it gives way to one with the same type or name.
 
     Raises ConfigurationError if another registration has the type or the name.
     """
@@ -147,7 +148,7 @@ def add(new: RegisteredType) -> None:
     typed = _by_type.setdefault(new.type, new)
     if typed is not new:
         if new.gives_way:
-            return  # what was written under the name stays readable
+            return  # keep reading what was written under the name
         if not typed.gives_way:
             _by_name.pop(new.name, None)
             raise _registered_error(typed)
@@ -157,12 +158,12 @@ def add(new: RegisteredType) -> None:
 
 def _registered_error(found: RegisteredType) -> ConfigurationError:
     return ConfigurationError(
-        f"{full_name(found.type)} is registered already, as {found.name!r}: register it once"
+        f"{full_name(found.type)} is already registered, as {found.name!r}: register it once"
     )
 
 
 def is_registered(source: Any) -> bool:
-    """Return whether a type, or the materializer of one, is registered."""
+    """Return whether *source*, a type or a materializer, is registered."""
     known = list(_by_name.values())
     return any(source is each.type or source is each.source for each in known)
 
@@ -173,17 +174,17 @@ def full_name(kind: type[Any]) -> str:
 
 
 def resolve_later(load: Callable[[], bool]) -> None:
-    """Call *load* when a type or a name isn't found; again, until it returns True."""
+    """Call *load* whenever a type or name isn't found, until it returns True."""
     _pending.append(load)
 
 
 def resolve_pending() -> bool:
-    """Register what was left for later; return whether anything was."""
+    """Call the functions of `resolve_later`; return whether there were any."""
     done = False
     while True:
         loaded = [load for load in list(_pending) if load()]
         for load in loaded:
-            with suppress(ValueError):  # another thread was faster
+            with suppress(ValueError):  # another thread has removed it
                 _pending.remove(load)
         if not loaded:
             return done
@@ -193,7 +194,7 @@ def resolve_pending() -> bool:
 def find(kind: type[Any]) -> RegisteredType | None:
     """Return the registration that encodes values of type *kind*; None if there is none.
 
-    Raises ConfigurationError for a type of ``offload_types`` that can't be loaded.
+    Raises ConfigurationError if a type in ``offload_types`` can't be loaded.
     """
     found = _known(kind)
     if found is None:
@@ -214,7 +215,7 @@ def _known(kind: type[Any]) -> RegisteredType | None:
 
 
 def find_name(name: str) -> RegisteredType | None:
-    """Return the registration that decodes what was written under *name*; None if none does."""
+    """Return the registration that decodes data written under *name*; None if there is none."""
     found = _by_name.get(name)
     if found is None and (activate(name.partition(".")[0]) or resolve_pending()):
         found = _by_name.get(name)
@@ -222,7 +223,10 @@ def find_name(name: str) -> RegisteredType | None:
 
 
 def activate(package: str) -> bool:
-    """Register the types of a package of `BUILT_IN` if the app imported it; return whether now."""
+    """Register the types of a package in `BUILT_IN`, if the app has imported the package.
+
+    Return whether this call registered them.
+    """
     built_in = BUILT_IN.get(package)
     if built_in is None or package in _active or built_in.imported not in sys.modules:
         return False
@@ -233,7 +237,7 @@ def activate(package: str) -> bool:
 
 
 def registered_types() -> list[RegisteredType]:
-    """Return the registrations in force: of the app, and of packages that it imported."""
+    """Return the active registrations: of the app, and of packages that it imported."""
     for package in BUILT_IN:
         activate(package)
     resolve_pending()
@@ -243,8 +247,8 @@ def registered_types() -> list[RegisteredType]:
 def holds_registered(value: Any) -> bool:
     """Return whether *value* is or contains an instance of a registered type.
 
-    Looks into Python's own containers, level by level, so that nearly all of it runs in C.
-    An implied type that JSON can carry doesn't count: its instances change only with others.
+    Searches Python's own containers, level by level, so that nearly everything runs in C. Skips
+    implied types that JSON supports: they are encoded only within registered ones.
     """
     if not (_by_type or _pending) and sys.modules.keys().isdisjoint(_TRIGGERS):
         return False
@@ -271,18 +275,18 @@ def _items(level: Any, seen: set[int]) -> Iterator[Any]:
                 yield each.values()
 
 
-_SHOWN = 100  # characters of a name that anyone may have written
+_SHOWN = 100  # characters to show of a name, which is untrusted
 
 
 def read_registered(body: Node, read: Callable[[Node], Any]) -> Any:
-    """Return the value that the node's body describes.
+    """Return the value of a registered type that the node's body describes.
 
     Args:
-        read: returns the value of another node.
+        read: returns the value of a nested node.
 
     Raises:
-        UnknownType: its type isn't registered here, or only in an older version.
-        DeserializationError: the decoder failed, or returned a value of another type.
+        UnknownType: if its type isn't registered here, or only in an older version.
+        DeserializationError: if the decoder failed, or returned a value of another type.
     """
     name, version, node = body
     name = text(name)
@@ -299,7 +303,7 @@ def read_registered(body: Node, read: Callable[[Node], Any]) -> Any:
     data = read(node)
     try:
         value = found.decode(data, version)
-    except Exception as error:  # whose message may show the value
+    except Exception as error:  # its message may contain the value
         raise _decoder_error(found, version, _cause(error)) from None
     if type(value) is not found.type and not (found.subclasses and isinstance(value, found.type)):
         raise _decoder_error(found, version, f"it returned a {type_name(value)}")
@@ -328,13 +332,13 @@ def _unknown_error(name: str) -> UnknownType:
     built_in = BUILT_IN.get(name.partition(".")[0])
     if built_in is not None and name in built_in.types:
         return UnknownType(
-            f"the value is of type {name!r}, which is read only where the app has imported the "
+            f"the value is of type {name!r}, which can be read only if the app has imported the "
             f"package: import {built_in.imported} where the task is defined "
             f"(pip install 'offload[{built_in.extra}]')"
         )
     shown = name[:_SHOWN]
     return UnknownType(
         f"the value is of type {shown!r}, which isn't registered in this process: call "
-        f"offload.register_type for it here as the sender does (name={shown!r}), or list it in "
+        f"offload.register_type for it here, as in the sender (name={shown!r}), or list it in "
         "offload_types"
     )

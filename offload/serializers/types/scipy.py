@@ -1,4 +1,4 @@
-"""Sparse matrices and arrays of scipy, in all of its formats."""
+"""scipy's sparse matrices and arrays, in all formats."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _decode_compressed(kind: Any, data: Any, version: int) -> Any:
     shape, content, indices, indptr = data
     _check_arrays(indices, indptr)
     made = kind((content, indices, indptr), shape=_shape(shape), copy=False)
-    made.indices, made.indptr = indices, indptr  # the constructor may narrow them, in a copy
-    made.check_format(full_check=True)  # scipy reads and writes wherever these point
+    made.indices, made.indptr = indices, indptr  # the constructor may convert them to a copy
+    made.check_format(full_check=True)  # scipy accesses any memory that wrong indices point to
     return made
 
 
@@ -45,7 +45,7 @@ def _decode_coo(kind: Any, data: Any, version: int) -> Any:
         raise NotDecoded("its coordinates don't fit its shape")
     for each, most in zip(coords, shape, strict=True):
         if len(each) and not 0 <= each.min() <= each.max() < most:
-            raise NotDecoded("a coordinate is outside of its shape")
+            raise NotDecoded("a coordinate is outside its shape")
     made = kind((content, tuple(coords)), shape=shape, copy=False)
     if hasattr(made, "coords"):
         made.coords = tuple(coords)
@@ -77,7 +77,7 @@ def _decode_dok(kind: Any, data: Any, version: int) -> Any:
     shape, content, keys = data
     shape = _shape(shape)
     if not isinstance(keys, np.ndarray) or keys.dtype != np.int64 or keys.ndim != 2:
-        raise NotDecoded("its keys are no array of numbers")
+        raise NotDecoded("its keys aren't an array of numbers")
     coo = _decode_coo(
         sp.coo_matrix if issubclass(kind, sp.spmatrix) else sp.coo_array,
         [list(shape), content, list(keys.T)],
@@ -109,7 +109,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
 def _check_arrays(*arrays: Any) -> None:
     for each in arrays:
         if not isinstance(each, np.ndarray) or each.dtype.kind not in "iu" or each.ndim != 1:
-            raise NotDecoded("its indices are no array of numbers")
+            raise NotDecoded("its indices aren't an array of numbers")
 
 
 _ENCODE: dict[str, Callable[[Any], Any]] = {

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch in the CPU's memory: dtype, shape, strides, and requires_grad."""
+"""PyTorch tensors in the CPU's memory: dtype, shape, strides, and requires_grad."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NAMES = (
 _DTYPES: dict[str, Any] = {name: getattr(torch, name) for name in _NAMES if hasattr(torch, name)}
 _BY_DTYPE = {dtype: name for name, dtype in _DTYPES.items()}
 _FREE = 1 << 20
-"""Items that may share memory with others, up to this many; more only in larger tensors."""
+"""Maximum number of items that may share memory; larger tensors may have more."""
 
 _GAPS = 8
-"""Most bytes of memory between items, by byte of items, that are kept as zeros."""
+"""Maximum bytes between items per byte of items; a tensor with more is copied without gaps."""
 
 _MAX_DIMENSIONS = 64
 
@@ -44,17 +44,17 @@ def _check(value: Any) -> None:
     if value.device.type != "cpu":
         raise NotData(f"it is on {value.device}", advice="send .cpu() of it")
     if value.layout is not torch.strided or value.is_quantized:
-        raise NotData("its memory isn't laid out by strides", advice="send .to_dense() of it")
+        raise NotData("its memory isn't strided", advice="send .to_dense() of it")
     if not value.is_leaf:
-        raise NotData("it is a result of a gradient's graph", advice="send .detach() of it")
+        raise NotData("it is part of an autograd graph", advice="send .detach() of it")
     if vars(value):
         raise NotData("it has attributes of its own")
 
 
 def _compact(tensor: Any) -> Any:
-    """Return *tensor*, or a copy of it that shares no memory with what isn't its own.
+    """Return *tensor*, or a copy if its memory contains bytes of other tensors.
 
-    A copy has the same strides unless its items overlap, or are far apart.
+    The copy has the same strides unless items overlap or are far apart.
     """
     shape, strides = list(tensor.shape), list(tensor.stride())
     if not tensor.numel():
@@ -86,7 +86,7 @@ def _overlaps(distinct: Sequence[tuple[int, int]]) -> bool:
 
 
 def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Return the number of items from the first to the last in memory."""
+    """Return the distance in memory from the first to the last item, both included, in items."""
     if 0 in shape:
         return 0
     return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
@@ -96,7 +96,7 @@ def _decode(kind: Any, data: Any, version: int) -> Any:
     name, shape, strides, requires_grad, memory = data
     dtype = _DTYPES.get(name) if type(name) is str else None
     if dtype is None:
-        raise NotDecoded("its dtype is unknown here: this version of torch may be older")
+        raise NotDecoded("its dtype is unknown here: this version of torch may be too old")
     for numbers in (shape, strides):
         if type(numbers) is not list or not len(shape) == len(numbers) <= _MAX_DIMENSIONS:
             raise NotDecoded("not a shape")

@@ -1,6 +1,6 @@
-"""Variables, data arrays, and datasets of xarray: data, coordinates, their indexes, and attributes.
+"""xarray variables, data arrays, and datasets: data, coordinates, their indexes, and attributes.
 
-What ``encoding`` says about the file that something was read from isn't sent.
+``encoding``, which describes the file that an object was read from, isn't sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _encode_data(value: Any) -> Any:
         raise NotData(f"its data is a {type_name(data)}", advice="send .compute() of it")
     if data.dtype != object:
         return data
-    return [list(data.shape), data.ravel().tolist()]  # text, mostly
+    return [list(data.shape), data.ravel().tolist()]  # objects, mostly strings
 
 
 def _decode_variable(data: Any, version: int, kind: Any = xr.Variable) -> Any:
@@ -45,7 +45,7 @@ def _decode_data(content: Any) -> Any:
 
 
 def _encode_dtype(dtype: Any) -> Any:
-    """Return the dtype of an index's coordinate; None for one that only pandas has."""
+    """Return the dtype of an index's coordinate; None for a dtype that only pandas has."""
     if not isinstance(dtype, np.dtype):
         return None
     return "object" if dtype.hasobject else dtype
@@ -125,7 +125,7 @@ def _encode_dataset(value: Any) -> Any:
 def _decode_dataset(data: Any, version: int) -> Any:
     variables, coords, attrs = data
     if type(variables) is not dict:
-        raise NotDecoded("its variables are no dict")
+        raise NotDecoded("its variables aren't a dict")
     made = {name: _decode_variable(each, version) for name, each in variables.items()}
     return xr.Dataset(made, coords=_decode_coords(coords), attrs=attrs)
 
