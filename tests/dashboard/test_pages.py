@@ -130,7 +130,7 @@ def test_what_the_catalog_counts(shop):
     shop.hook.recorder.write()
     client = shop.client()
     page = re.sub("(<[^>]*>)+", " ", client.get("/catalog", params={"since": "1h"}).text)
-    assert "Saved 5  versions in the last hour; refused because they existed: 2 " in page
+    assert "Saved 5  versions in the last hour; refused because the version existed: 2 " in page
     assert "Loaded 4  objects; for tasks: 1 reference, 3 late arguments " in page
     assert "Removed 2  versions " in page
     page = re.sub("(<[^>]*>)+", " ", client.get("/", params={"since": "1h"}).text)

@@ -143,7 +143,7 @@ def test_figures_of_each_tier_are_those_of_the_command(redis, tmp_path):
 def test_no_worker_can_be_queried():
     """A note says why no worker can be queried."""
     page = settled(client_of(make_app("memory://")), "/workers")
-    assert "which no worker can reach" in page
+    assert "where no worker can reach it" in page
     assert rows(page, "Workers") == []
 
 
@@ -285,4 +285,4 @@ def test_settings_are_shown_where_they_differ(monkeypatch):
     shown = rows(details.replace("Compared", "Settings "), "Settings ")
     assert shown[0][:2] == ["python", "3.9"]
     assert shown[1][:2] == ["offload_threshold", "7"]
-    assert "None: it is configured as" in client.get("/worker?name=same").text
+    assert "None: this worker's settings match" in client.get("/worker?name=same").text
