@@ -104,7 +104,7 @@ def test_observing_without_a_store_names_where_numbers_are(redis):
 
 def test_tasks_over_time_are_refused(observing):
     """`--by task` with `--since` is refused, because tasks are counted for all time only."""
-    assert "for all time only" in estimate(observing, "--by", "task", "--since", "1h", code=2)
+    assert "always cover all time" in estimate(observing, "--by", "task", "--since", "1h", code=2)
 
 
 def test_control_characters_in_task_names_are_escaped(url):

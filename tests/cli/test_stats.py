@@ -197,7 +197,7 @@ def test_counters_can_be_reset(command):
     (
         (("--since", "soon"), "expected a duration such as 30m, 6h, or 7d"),
         (("--since", "0h"), "expected a duration such as 30m, 6h, or 7d"),
-        (("--since", "1h", "--by", "argument"), "for all time only"),
+        (("--since", "1h", "--by", "argument"), "always cover all time"),
     ),
 )
 def test_wrong_options_are_refused(command, words, message):

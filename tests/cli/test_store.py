@@ -117,7 +117,7 @@ def test_no_rule_for_a_catalog():
     assert refused.exit_code == 1
     assert "has a catalog" in refused.output
     catalog.remove("model")
-    assert "remove the rule before you use one" in lifecycle(hook, "--no-pins").output
+    assert "remove it before you use one" in lifecycle(hook, "--no-pins").output
 
 
 def test_several_buckets_are_asked_for_by_name():

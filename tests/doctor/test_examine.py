@@ -282,7 +282,7 @@ def test_nothing_is_left_behind():
 
 def test_a_store_in_memory_is_for_tests():
     """A memory store is reported, because workers wouldn't see a publisher's values."""
-    assert any("worker processes can't see" in each for each in of_store(MemoryStore(), "warning"))
+    assert any("workers can't read" in each for each in of_store(MemoryStore(), "warning"))
 
 
 class Tiered(Watched):
@@ -427,7 +427,7 @@ def test_s3_with_conditional_requests(s3):
         ({"Filter": {"Prefix": "{begin}/blobs/"}, "Expiration": {"Days": 5}}, False, []),
         ({"Filter": {"Prefix": "{begin}/blobs/"}, "Expiration": {"Days": 9}}, False, []),
         ({"Filter": {"Prefix": "{begin}/blobs/"}, "Expiration": {"Days": 9}}, True, ["forever"]),
-        ({"Filter": {"Prefix": "{begin}"}, "Expiration": {"Days": 9}}, False, ["signed with"]),
+        ({"Filter": {"Prefix": "{begin}"}, "Expiration": {"Days": 9}}, False, ["signs references"]),
         ({"Filter": {"Prefix": "elsewhere/"}, "Expiration": {"Days": 1}}, False, []),
     ),
 )

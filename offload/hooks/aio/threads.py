@@ -5,8 +5,8 @@ because the interpreter runs only one at a time. Whenever the event loop release
 lock (to wait, to wake up, or to take a lock), each computing thread may delay it by
 `sys.getswitchinterval` (5 ms). So the loop takes no locks here, and busy threads rarely wake it.
 
-Each wake-up releases the interpreter lock three times: asyncio waits once, and reads from its socket
-twice. So an `Outbox` delivers outcomes of threads without waking the event loop for each one.
+At each wake-up, asyncio releases the interpreter lock three times: to wait, and for two reads from
+its socket. So an `Outbox` delivers outcomes of threads without waking the loop for each one.
 
 The threads are daemons, so that timeouts of an unavailable store don't delay the process's exit.
 """
