@@ -172,6 +172,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
 
         Raises what *fn*, `load`, and `save` raise.
         """
+        __tracebackhide__ = True  # for Sentry and pytest
         name = check_name(name)
         asked = LATEST if version is None else version
         key = LATEST if version is None else version_key(version)[0]

@@ -21,7 +21,7 @@ from offload.catalog.copies import LocalCopies, MirroredPointers, content_in
 from offload.catalog.journal import Entry, Journal
 from offload.catalog.names import DEFAULT
 from offload.catalog.pointers import CatalogPointers
-from offload.catalog.reading import Verify, about
+from offload.catalog.reading import Verify, about, read_settings
 from offload.catalog.records import Record
 from offload.catalog.saving import OnConflict, Saver, SaveRequest
 from offload.errors import (
@@ -34,7 +34,6 @@ from offload.errors import (
 from offload.locks import process_name
 from offload.ref import Ref
 from offload.serializers.choose import Registry
-from offload.settings import Settings
 from offload.stores.protocols import Store
 
 logger = logging.getLogger(__name__)
@@ -113,7 +112,8 @@ class Catalog(online.Catalog):
             ``cached``: reading methods use the copies in *cache_dir*, and log a warning. ``queue``:
                 in addition, saves wait in *cache_dir* for `sync` or the next `save`.
         queue_size: maximum bytes of waiting saves.
-        settings: any of `offload.Settings` by keyword, such as ``secret`` or ``cache_size``.
+        settings: any of `offload.Settings` by keyword, such as ``secret``, ``cache_size``, or, for
+            a URL, ``store_options``.
 
     Raises ConfigurationError for an invalid URL or setting, ValueError for an invalid bucket.
     """
@@ -151,7 +151,7 @@ class Catalog(online.Catalog):
         )
         if cache_dir is None:
             return
-        checked = Settings.read({}, None, settings)
+        checked = read_settings(store, settings)
         folder, url = Path(cache_dir).expanduser().absolute(), self.store.url
         serializers = Registry((*accept, *checked.accept))
         keyring = self._content().signing.keyring

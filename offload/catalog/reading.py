@@ -18,7 +18,13 @@ from offload.catalog.search import CatalogStats, all_records, matcher, statistic
 from offload.content.cache import open_cache
 from offload.content.get import Cached
 from offload.content.store import ContentStore
-from offload.errors import BlobMissing, IntegrityError, ObjectNotFound, OffloadError
+from offload.errors import (
+    BlobMissing,
+    ConfigurationError,
+    IntegrityError,
+    ObjectNotFound,
+    OffloadError,
+)
 from offload.metrics.counters import Counters
 from offload.ref import Late, Ref
 from offload.serializers.choose import Registry
@@ -32,7 +38,27 @@ if TYPE_CHECKING:
 
 Verify = Literal["none", "integrity", "full"]
 
+_OF_URLS = ("store_options", "tier_sizes")
+"""Settings that say how URLs are opened."""
 _VERIFY: dict[Verify, Cached] = {"none": "trust", "integrity": "check", "full": "skip"}
+
+
+def read_settings(store: Store | str | Sequence[str], given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a catalog in *store*. Raises ConfigurationError."""
+    if not isinstance(store, Store):
+        return Settings.read({}, None, {**given, "store": store})
+    for name in _OF_URLS:
+        if name in given:
+            raise ConfigurationError(f"{name}: the store is open already; pass it to open_store")
+    return Settings.read({}, None, given)
+
+
+def open_with(store: Store | str | Sequence[str], settings: Settings) -> Store:
+    """Return *store*, opened as *settings* say if it is a URL or several."""
+    if isinstance(store, Store):
+        return store
+    options = settings.store_options or None
+    return open_store(store, tier_sizes=settings.tier_sizes, tier_options=options)
 
 
 class CatalogReader:
@@ -53,8 +79,8 @@ class CatalogReader:
         author: str | None = None,
         **settings: Any,
     ) -> None:
-        checked = Settings.read({}, None, {**settings, "accept": accept})
-        opened = store if isinstance(store, Store) else open_store(store)
+        checked = read_settings(store, {**settings, "accept": accept})
+        opened = open_with(store, checked)
         counters = Counters()
 
         def make() -> ContentStore:

@@ -12,7 +12,7 @@ import click
 
 from offload.catalog import Catalog, Record
 from offload.catalog.names import DEFAULT, LATEST, split_label
-from offload.cli.options import DURATION, SIZE, as_json, runtime_of
+from offload.cli.options import DURATION, SIZE, UNAVAILABLE, as_json, runtime_of
 from offload.cli.output import (
     Column,
     open_output,
@@ -23,7 +23,13 @@ from offload.cli.output import (
     print_rows,
     write_value,
 )
-from offload.errors import ObjectNotFound, OffloadError, ValueTooLarge, VersionConflict
+from offload.errors import (
+    ObjectNotFound,
+    OffloadError,
+    StoreUnavailable,
+    ValueTooLarge,
+    VersionConflict,
+)
 from offload.inspect.catalog import (
     ObjectState,
     describe_record,
@@ -411,7 +417,7 @@ def rm(
     """Remove versions, or whole objects with --all.
 
     Their content is deleted after a grace period, unless something else needs it. The exit code is
-    1 if a version or object doesn't exist, or can't be removed.
+    1 if a version or object doesn't exist, or can't be removed, and 69 if the store is unavailable.
     """
     if as_json and not yes:
         raise click.UsageError("--json can't prompt: add --yes")
@@ -440,4 +446,5 @@ def rm(
             done = f"removed {count:,} version{'s' * (count != 1)}" if count else "doesn't exist"
             click.echo(printable(f"{label}: {errors.get(label, done)}"))
     if outcome.failed:
-        ctx.exit(1)
+        unavailable = any(isinstance(error, StoreUnavailable) for error in outcome.errors.values())
+        ctx.exit(UNAVAILABLE if unavailable else 1)

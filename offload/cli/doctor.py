@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from offload.cli.options import SIZE, as_json, runtime_of
+from offload.cli.options import SIZE, UNAVAILABLE, as_json, runtime_of
 from offload.cli.output import print_json, print_labelled
 from offload.doctor import Examined, Measured, examine, round_trip
 from offload.errors import OffloadError
@@ -101,7 +101,6 @@ def check(
 
 
 _INDENT = 9
-_UNAVAILABLE = 69  # exit code of all commands if a server is unavailable
 
 
 def print_finding(examined: Examined) -> None:
@@ -137,4 +136,4 @@ def exit_code(found: Sequence[Examined]) -> int:
     """Return 0 if there are no errors, 69 if a server is unavailable, else 1."""
     if not count(found, "error"):
         return 0
-    return _UNAVAILABLE if any(each.unavailable for each in found) else 1
+    return UNAVAILABLE if any(each.unavailable for each in found) else 1

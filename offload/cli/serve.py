@@ -124,7 +124,8 @@ def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool
     from offload.doctor.gauges import Gauges  # needs the package that the import above checks
 
     port, server = serve(runtime.store, host, port, tasks=tasks, more=[Gauges(runtime)])
-    url = f"http://{host}:{port}/metrics"
+    name = f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{port}/metrics"
     if as_json:
         print_json({"url": url, "store": runtime.store.url})
     else:

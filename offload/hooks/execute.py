@@ -33,6 +33,7 @@ from celery.app import trace
 from celery.bootsteps import StartStopStep
 from celery.exceptions import Ignore, Reject, Retry
 
+from offload.catalog import catalog
 from offload.errors import BlobMissing, ConfigurationError, OffloadError, StoreUnavailable
 from offload.hooks import (
     control,
@@ -53,6 +54,7 @@ from offload.hooks.result_refs import keep_result
 from offload.hooks.runtime import Runtime
 from offload.hooks.startup import add_to_banner, log_summary
 from offload.hooks.usercode import Resent, guard_task, resending
+from offload.memo import functions
 from offload.memo.flight import Busy
 from offload.memo.results import Answer
 from offload.metrics.otel import received
@@ -66,7 +68,9 @@ _MAIN = "MainProcess"
 _HIDDEN_FILES = frozenset(
     {
         __file__,
+        catalog.__file__,
         direct.__file__,
+        functions.__file__,
         result_refs.__file__,
         results.__file__,
         shipped_exceptions.__file__,

@@ -179,6 +179,7 @@ class Memoized(Generic[T]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:
         """Return the result of an equal call, or compute it."""
+        __tracebackhide__ = True  # for Sentry and pytest
         run = self._function.run
         found = self._find(args, kwargs, block=True)
         if isinstance(found, Answer):
@@ -267,6 +268,7 @@ class MemoizedCoroutine(Memoized[Any]):
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the result of an equal call, or compute it."""
+        __tracebackhide__ = True  # for Sentry and pytest
         found = await self._found(args, kwargs)
         if isinstance(found, Answer):
             return found.value

@@ -116,11 +116,16 @@ def serve(
         host, port: the address to listen on; port 0 picks a free one.
         tasks: see `Collector`.
         more: further collectors.
+
+    Raises ConfigurationError if it can't listen there.
     """
     registry = CollectorRegistry()
     for each in (Collector(store, tasks=tasks), *more):
         registry.register(each)  # type: ignore[arg-type,unused-ignore]
-    server = Server((host, port))
+    try:
+        server = Server((host, port))
+    except OSError as exc:
+        raise ConfigurationError(f"can't listen on {host}:{port}: {exc}") from exc
     server.set_app(make_wsgi_app(registry))
     start_thread(server.serve_forever, "offload-exporter")
     return int(server.server_port), server

@@ -77,13 +77,10 @@ def open_store(
         ConfigurationError: the scheme or an option is unknown or invalid; the message lists
             the valid ones.
     """
-    if not isinstance(url, str):
-        urls = list(url)
-        if len(urls) != 1:
-            return _open_tiers(urls, tier_sizes, tier_options, options)
-        url = urls[0]
-        options = {**options, **(tier_options[0] if tier_options else {})}
-    location = StoreURL(url, options)
+    urls = [url] if isinstance(url, str) else list(url)
+    if len(urls) != 1:
+        return _open_tiers(urls, tier_sizes, tier_options, options)
+    location = StoreURL(urls[0], {**options, **(tier_options[0] if tier_options else {})})
     factory = _factory(location)
     if isinstance(factory, str):
         module, _, name = factory.partition(":")

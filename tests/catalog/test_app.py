@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offload import Catalog, SerializationError
+from offload import Catalog, ConfigurationError, SerializationError
 from tests.support.wire import make_wire
 
 BIG = np.arange(200_000)
@@ -57,6 +57,25 @@ def test_the_catalog_is_in_the_apps_store(wire):
     assert wire.hook.catalog.store is wire.hook.store
     assert Catalog(wire.hook.store).load("a") == 1
     assert wire.hook.catalog.bucket("team").buckets() == ["default"]
+
+
+@pytest.mark.parametrize("cached", (False, True))
+def test_options_of_a_catalogs_own_store(tmp_path, cached):
+    """Without an app, options of the store and sizes of tiers apply to the URL, as in the settings;
+    an open store has its own.
+    """
+    local = {"cache_dir": tmp_path / "copies"} if cached else {}
+    options = {"global_keyprefix": "shop:", "virtual_host": 3}
+    alone = Catalog("redis://h", store_options=options, **local)
+    assert alone.store.url == "redis://h/3?prefix=shop:offload"
+    urls = [f"memory://{tmp_path}", f"file://{tmp_path}/a", f"file://{tmp_path}/b"]
+    tiers = Catalog(urls, store_options=[{}, {"mode": "0660"}, {}], tier_sizes=(10, 100), **local)
+    assert len(tiers.store.tiers) == 3
+    with pytest.raises(ConfigurationError, match="unknown option 'nonsense'"):
+        Catalog("redis://h", store_options={"nonsense": 1}, **local)
+    for given in ({"store_options": options}, {"tier_sizes": (10,)}):
+        with pytest.raises(ConfigurationError, match="pass it to open_store"):
+            Catalog(tiers.store, **given, **local)
 
 
 @pytest.mark.parametrize("accept", (["json"], ["json", "pickle"]))

@@ -194,6 +194,15 @@ class TestClassState:
         assert hashed == ["F", "F"]
         assert there.read(payloads[-1])() == "changed" != there.read(payloads[0])()
 
+    def test_instances_do_not_change_their_class(self, sides, defined, hashed):
+        """What Python itself keeps in a class when an instance is first taken apart isn't a change."""
+        here, _ = sides
+        cls = defined("class C: x = 1", "C")
+        for _ in range(3):
+            here.write(cls())
+        assert "__slotnames__" in vars(cls)
+        assert hashed == ["C"]
+
     def test_mutable_globals_are_hashed_again_with_a_warning(self, sides, defined, hashed, caplog):
         """One warning names a large global that is hashed for every message."""
         here, _ = sides

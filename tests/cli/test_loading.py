@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from offload import Offload
 from offload.cli import _COMMANDS, offload
 from offload.cli.output import print_json_list
+from tests.hooks.test_secrecy import COMMANDS
 
 ALLOWED = {"offload", "offload.cli", "offload.errors"}
 
@@ -104,6 +106,32 @@ def test_a_failure_is_one_json_document_too(unavailable, words, code, type_):
     assert "canary" not in done.output
     if code == 69:
         assert error["store"] == "redis://localhost:1/0"
+
+
+NOT_ASKED = {
+    "check", "classes push", "classes status", "classes verify", "dashboard", "exporter",
+    "nonsense", "purge", "reencrypt", "store lifecycle", "types",
+}  # fmt: skip
+"""Commands that refuse this app, or need nothing from its store."""
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - NOT_ASKED))
+def test_an_unavailable_store_is_told_by_the_exit_code(unavailable, name):
+    """Every command that needs the store exits with 69 without it, and prints one document."""
+    words = f"{name} {COMMANDS[name]} --json".split()
+    done = CliRunner().invoke(offload, words, obj=unavailable)
+    assert done.exit_code == 69, done.output
+    assert "redis://localhost:1/0" in json.dumps(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("name", ("dashboard", "exporter"))
+def test_an_address_that_cannot_be_served_is_an_error_of_one_line(unavailable, name):
+    """An address of another machine, or a port that is taken, is reported without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = CliRunner().invoke(offload, [name, "--port", port], obj=unavailable)
+    assert done.exit_code == 1
+    assert done.output.startswith(f"Error: can't listen on 127.0.0.1:{port}: ")
 
 
 def test_an_unexpected_failure_is_json_and_a_traceback(unavailable):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import logging
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 from celery import Celery, chord, states
@@ -14,6 +16,7 @@ from celery.exceptions import Ignore
 from celery.result import AsyncResult
 from celery.worker.request import Request
 
+import offload
 from offload import FailureTruncated, StoreUnavailable
 from offload.hooks import requests
 from offload.inspect.values import describe_task
@@ -598,3 +601,33 @@ def test_encryption_keeps_the_text_of_failures_out_of_the_backend(kind):
     wire.work()
     assert not re.search(rb"no rows|small", entry(wire, result.id))
     assert result.result.args == ((MESSAGE,) if kind == "message" else ("small", 1))
+
+
+@pytest.mark.parametrize("by", ("memoize", "memoize a coroutine", "get_or_compute", "memo"))
+def test_no_frame_of_ours_calls_the_users_function(by):
+    """The traceback of an error in a function that offload calls for the task has none of
+    offload's frames, whose variables would repeat the arguments in error reports.
+    """
+    wire = make_wire()
+
+    def compute(rows):
+        raise KeyError("on purpose")
+
+    async def compute_soon(rows):
+        raise KeyError("on purpose")
+
+    def task(rows):
+        if by == "get_or_compute":
+            return wire.hook.catalog.get_or_compute("total", "1", compute, rows)
+        if by == "memoize":
+            return wire.hook.memoize(ttl=60)(compute)(rows)
+        if by == "memoize a coroutine":
+            return asyncio.run(wire.hook.memoize(ttl=60)(compute_soon)(rows))
+        return compute(rows)
+
+    options = {"memo": 60} if by == "memo" else {}
+    result = wire.app.task(name="task", shared=False, offload=options)(task).delay(ROWS)
+    wire.work()
+    assert isinstance(result.result, KeyError)
+    assert ", in compute" in result.traceback
+    assert str(Path(offload.__file__).parent) not in result.traceback

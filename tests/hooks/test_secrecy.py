@@ -7,11 +7,13 @@ import logging
 import traceback
 from types import SimpleNamespace
 
+import click
 import pytest
 from celery import Celery
 from celery.worker.control import Panel
 from click.testing import CliRunner
 from kombu.utils.encoding import safe_repr
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from offload import ConfigurationError, Offload, OffloadError
@@ -23,12 +25,14 @@ from offload.settings import Settings
 
 CANARY = "hunter2canary"
 AT = "localhost:1"  # where nothing listens
+ELSEWHERE = "192.0.2.1"  # an address of no machine, on which nothing can listen
 S3 = f"s3://bucket/p?endpoint_url=http://{AT}&max_attempts=1"
 SECRETS = {
     "secret": (f"{CANARY} of the references", f"{CANARY} before that"),
     "code": "signed",
     "signing_key": f"hmac:{CANARY} that signs classes",
     "verify_keys": (f"hmac:{CANARY} of somebody else",),
+    "encryption_keys": (f"aes256:{CANARY}{'A' * 30}=",),
 }
 STORES = {
     "redis": f"redis://user:{CANARY}@{AT}/0",
@@ -41,21 +45,69 @@ STORES = {
     "fsspec": f"fsspec+memory://user:{CANARY}@host/folder",
     "tiers": (f"redis://:{CANARY}@{AT}/0", S3.replace("s3://", f"s3://KEY:{CANARY}@")),
 }
-COMMANDS = (
-    ("doctor", "--no-workers"),
-    ("ls",),
-    ("stats",),
-    ("stats", "--by", "store"),
-    ("gc",),
-    ("inspect", "b3:0123456789abcdef"),
-    ("get", "b3:0123456789abcdef", "--output", "/nowhere/file"),
-    ("rm", "--yes", "b3:0123456789abcdef"),
-    ("classes", "list"),
-    ("classes", "verify"),
-    ("store", "lifecycle"),
-    ("nonsense",),
+DIGEST = "b3:0123456789abcdef"
+COMMANDS = {
+    "catalog find": "--metadata stage=test",
+    "catalog get": "model --output /nowhere/file",
+    "catalog list": "",
+    "catalog put": "model /dev/null",
+    "catalog rm": "model@1 --yes",
+    "catalog show": "model",
+    "catalog tag": "model production",
+    "catalog versions": "model",
+    "check": "--timeout 0.1",
+    "classes diff": "Filter first second",
+    "classes list": "",
+    "classes prune": "--older-than 1",
+    "classes pull": "Filter",
+    "classes push": "",
+    "classes rollback": "Filter 12345678",
+    "classes show": "Filter",
+    "classes status": "",
+    "classes tag": "Filter first 12345678",
+    "classes verify": "",
+    "dashboard": f"--host {ELSEWHERE} --token {CANARY}",
+    "doctor": "--no-workers",
+    "estimate": "",
+    "exporter": f"--host {ELSEWHERE}",
+    "gc": "",
+    "get": f"{DIGEST} --output /nowhere/file",
+    "inspect": DIGEST,
+    "locks list": "",
+    "locks release": "lock --yes",
+    "ls": "",
+    "memo forget": "--all --yes",
+    "memo list": "",
+    "purge": "queue --force",
+    "reencrypt": "",
+    "rm": f"--yes {DIGEST}",
+    "stats": "",
+    "stats --by": "store",
+    "store lifecycle": "",
+    "types": "",
+    "nonsense": "",
+}
+"""Arguments for each command; ``keygen`` is there to print a key."""
+PAGES = (
+    "/",
+    "/blobs",
+    f"/blobs/{DIGEST}",
+    f"/blobs/{DIGEST}/remove",
+    "/catalog",
+    "/class?name=Filter",
+    "/classes",
+    "/estimate",
+    "/healthz",
+    "/lookup",
+    "/nonsense",
+    "/object?name=model",
+    "/stores",
+    "/task?name=echo",
+    "/tasks",
+    "/values",
+    "/worker?name=worker",
+    "/workers",
 )
-PAGES = ("/", "/stores", "/workers", "/tasks", "/blobs", "/classes", "/estimate", "/nonsense")
 
 
 class Output:
@@ -88,6 +140,26 @@ def objects_of(thing, depth=4, seen=None):
     yield thing
     for each in list(getattr(thing, "__dict__", {}).values()):
         yield from objects_of(each, depth - 1, seen)
+
+
+def paths_of(group, above=""):
+    """Yield the names of all commands, with those of their groups before them."""
+    for name in group.list_commands(None):
+        found = group.get_command(None, name)
+        if isinstance(found, click.Group):
+            yield from paths_of(found, f"{above}{name} ")
+        else:
+            yield above + name
+
+
+def test_every_command_and_page_is_searched():
+    """No command and no page is left out below."""
+    assert {*paths_of(command)} - {*COMMANDS} == {"classes keygen"}
+    app = Celery("pages", broker="memory://", set_as_current=False)
+    Offload(app, store="memory://")
+    routes = [route for route in dashboard(app).routes if isinstance(route, Route)]
+    shown = {route.path.format(digest=DIGEST) for route in routes if "GET" in route.methods}
+    assert shown - {page.partition("?")[0] for page in PAGES} == set()
 
 
 @pytest.mark.parametrize("given", ("keyword", "conf", "options", "backend"))
@@ -134,10 +206,11 @@ def test_no_output_contains_a_password(form, given, caplog):
     output.raised("classes", lambda: hook.classes.listing())
     for thing in (hook, hook.settings, *objects_of(hook.store), *objects_of(hook.classes)):
         output.add(f"repr of {type(thing).__name__}", f"{thing!r} {thing}")
-    for words in COMMANDS:
-        for more in ((), ("--json",)):
-            done = CliRunner().invoke(command, [*words, *more], obj=state)
-            output.add(f"celery offload {' '.join(words + more)}", done.output)
+    for name, arguments in COMMANDS.items():
+        for more in ("", "--json"):
+            words = f"{name} {arguments} {more}"
+            done = CliRunner().invoke(command, words.split(), obj=state)
+            output.add(f"celery offload {words}", f"{done.output} {done.exception!r}")
     client = TestClient(dashboard(app), base_url="http://localhost", raise_server_exceptions=False)
     for path in PAGES:
         output.raised(f"page {path}", lambda path=path: client.get(path).text)

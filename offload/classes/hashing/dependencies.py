@@ -44,11 +44,11 @@ class HashDependencies:
         """Watch the values of some names, and with *added* whether there are more of them."""
         self._names += [(names, name, names[name]) for name in which]
         if added:
-            self._sizes.append((names, len(names)))
+            self.size(names)
 
     def size(self, names: Mapping[Any, Any]) -> None:
         """Watch for added names."""
-        self._sizes.append((names, len(names)))
+        self._sizes.append((names, _size(names)))
 
     def cell(self, cell: types.CellType, content: Any) -> None:
         self._cells.append((cell, content))
@@ -87,7 +87,7 @@ class HashDependencies:
         return (
             self.constant
             and all(names.get(name, MISSING) is value for names, name, value in self._names)
-            and all(len(names) == count for names, count in self._sizes)
+            and all(_size(names) == count for names, count in self._sizes)
             and all(_content(cell) is content for cell, content in self._cells)
             and all(
                 function.__code__ is code
@@ -99,6 +99,11 @@ class HashDependencies:
             and all(_holds(container, items) for container, items in self._contents)
             and self._registered == abc.get_cache_token()
         )
+
+
+def _size(names: Mapping[Any, Any]) -> int:
+    """Return how many names there are, without what copyreg adds to the class of an instance."""
+    return len(names) - ("__slotnames__" in names)
 
 
 def _items(container: Any) -> Iterable[Any]:
