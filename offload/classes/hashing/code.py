@@ -29,6 +29,8 @@ _MAX_CACHED = 4096
 
 HEADER = b"%b[%d]\0"
 """Format of what precedes several values: a tag and their count."""
+TAGGED = b"%b %d\0%b"
+"""Format of bytes: a tag, their number, and themselves."""
 
 _OPS = dis.opmap
 _NONE = -1
@@ -59,12 +61,12 @@ _BACKWARD_JUMPS = frozenset(op for op in _JUMPS if "BACKWARD" in dis.opname[op])
 
 
 def tagged(tag: bytes, content: bytes) -> bytes:
-    return b"%b %d\0%b" % (tag, len(content), content)
+    return TAGGED % (tag, len(content), content)
 
 
 def text(tag: bytes, content: str) -> bytes:
     written = content.encode("utf-8", "surrogatepass")
-    return b"%b %d\0%b" % (tag, len(written), written)
+    return TAGGED % (tag, len(written), written)
 
 
 def _int(value: int) -> bytes:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Union
 
-from offload.classes.hashing.code import ATOMS, HEADER, names_in, normalize, tagged, text
+from offload.classes.hashing.code import ATOMS, HEADER, TAGGED, names_in, normalize, tagged
 from offload.classes.hashing.dependencies import MISSING, HashDependencies
 from offload.classes.hashing.values import (
     WRITERS,
@@ -123,7 +123,8 @@ class StructuralHasher:
     # -- what is written
 
     def _text(self, tag: bytes, content: str) -> None:
-        self._out.append(text(tag, content))
+        written = content.encode("utf-8", "surrogatepass")
+        self._out.append(TAGGED % (tag, len(written), written))
 
     def _header(self, tag: bytes, count: int = 0) -> None:
         self._out.append(HEADER % (tag, count))
@@ -218,11 +219,14 @@ class StructuralHasher:
     def value(self, value: Any) -> None:
         """Write any value."""
         kind = type(value)
+        if kind is str:  # as its atom would be, in fewer calls
+            self._text(b"text", value)
+            return
         atom = ATOMS.get(kind)
         if atom is not None:
             self._out.append(atom(value))
             return
-        write = WRITERS.get(kind)
+        write = _OWN_WRITERS.get(kind) or WRITERS.get(kind)
         if write is not None:
             write(self, value)
         elif isinstance(value, type):
@@ -235,6 +239,9 @@ class StructuralHasher:
             self._text(b"celery", " ".join(celery))
         else:
             write_instance(self, value)
+
+    def _tuple(self, values: tuple[Any, ...]) -> None:
+        self._all(b"tuple", values)
 
     def _reference(self, obj: Any) -> None:
         """Write the name of an imported object."""
@@ -363,3 +370,11 @@ class StructuralHasher:
             with self._fingerprint(f"{cls.__qualname__}.{name}", value):
                 self._part(name, value)
             self._settled = before
+
+
+_OWN_WRITERS: dict[type, Callable[[StructuralHasher, Any], None]] = {
+    tuple: StructuralHasher._tuple,
+    types.FunctionType: StructuralHasher.function,
+    types.CellType: StructuralHasher.cell,
+}
+"""Methods that write values of a type; `WRITERS` are functions for others."""

@@ -219,7 +219,6 @@ def _alias(hasher: Any, value: types.GenericAlias) -> None:
 
 
 WRITERS: dict[type, Writer] = {
-    tuple: lambda hasher, value: hasher._all(b"tuple", value),
     list: _mutable(lambda hasher, value: hasher._all(b"list", value)),
     dict: _mutable(lambda hasher, value: hasher._all(b"dict", value.items())),
     set: _mutable(lambda hasher, value: hasher._unordered(b"set", value)),
@@ -227,11 +226,9 @@ WRITERS: dict[type, Writer] = {
     weakref.WeakSet: _mutable(lambda hasher, value: hasher._unordered(b"weak set", value)),
     memoryview: lambda hasher, value: hasher.value(value.tobytes()),
     types.MappingProxyType: _mutable(lambda hasher, value: hasher._all(b"mapping", value.items())),
-    types.FunctionType: lambda hasher, value: hasher.function(value),
     types.CodeType: lambda hasher, value: hasher._out.append(
         normalize(value, docs=hasher.docs).content
     ),
-    types.CellType: lambda hasher, value: hasher.cell(value),
     types.ModuleType: lambda hasher, value: hasher._text(b"import", value.__name__),
     types.MethodType: _parts(b"bound", "__func__", "__self__"),
     types.GetSetDescriptorType: _descriptor,
