@@ -111,8 +111,9 @@ class Writer:
 
     def serialize(self, value: Any, celery_serializer: str) -> Payload:
         """Return *value* serialized; see `Registry.encode`."""
-        with self._counters.timed("serialize") as step, no_refs_within():
-            payload = self._serializers.encode(value, celery_serializer)
+        with self._counters.timed("serialize") as step:
+            with no_refs_within():
+                payload = self._serializers.encode(value, celery_serializer)
             step.note(payload.size)
             return payload
 
@@ -206,7 +207,7 @@ class Writer:
             stored: the outcome of `store_small`, if that was called.
         """
         self.check_size(payload)
-        if stored is None:
+        if stored is None and payload.size < SMALL:
             (stored,) = self.store_small([payload], [hold])
         if isinstance(stored, OffloadError):
             raise stored

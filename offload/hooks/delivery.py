@@ -20,7 +20,6 @@ from offload.hooks.message import (
     as_wire,
     body_of,
     described,
-    is_for_ref,
     message_name,
     task_holder,
     text_in,
@@ -254,7 +253,7 @@ class Delivery:
 
     def _read_bound(self, note: Note, facts: TaskFacts) -> None:
         """Read the values that the task receives, into `args` and `kwargs`."""
-        wanted = [path for path in note.refs if not is_for_ref(path, facts)]
+        wanted = [path for path in note.refs if not facts.asks_at(path)]
         root = {"args": self.args, "kwargs": self.kwargs}
         found = [(node_at(root, path), path) for path in wanted]
         found = [each for each in found if each[0].late is None or self.error is not None]
@@ -285,7 +284,7 @@ class Delivery:
 
         return replace_each(
             root,
-            [path for path in note.within if not is_for_ref(path, facts)],
+            [path for path in note.within if not facts.asks_at(path)],
             lambda node, path: replace_refs(node, lambda ref: get(ref, path, node)),
         )
 
@@ -301,9 +300,7 @@ class Delivery:
         if not late or self.error is not None:
             return
         pinned = self._pin_all(late, facts)
-        lazy = [
-            pinned[id(ref)] for ref, path in late if id(ref) in pinned and is_for_ref(path, facts)
-        ]
+        lazy = [pinned[id(ref)] for ref, path in late if id(ref) in pinned and facts.asks_at(path)]
         if lazy:  # the task may read them long after they were removed
             ttl = renewed_for(self.runtime.grace)
             self.runtime.content.holds.add(lazy, Hold(ttl, self.holder))

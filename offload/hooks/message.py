@@ -239,7 +239,7 @@ def text_in(node: Any, key: str) -> str | None:
         key: `Note.key` of the message.
     """
     text = wire_text(node)
-    return text if text is None else expand(text, key)
+    return expand(text, key) if text and key else text
 
 
 def _malformed() -> InvalidRef:
@@ -285,11 +285,6 @@ def body_of(request: Any) -> Any:
     return ((request.chord or {}).get("options") or {}).get("task_id")
 
 
-def is_for_ref(path: Path, facts: TaskFacts) -> bool:
-    """Return whether *path* leads to an argument that the task takes as a Ref."""
-    return facts.takes_refs and len(path) > 1 and facts.asks_for_ref(path[1])
-
-
 def refs_to_prefetch(
     args: Sequence[Any], kwargs: Mapping[str, Any], note: Any, facts: TaskFacts
 ) -> list[str]:
@@ -306,7 +301,7 @@ def refs_to_prefetch(
             found.append(text)
         return node
 
-    paths = [path for path in read.refs if not is_for_ref(path, facts)]
+    paths = [path for path in read.refs if not facts.asks_at(path)]
     replace_each({"args": args, "kwargs": kwargs}, paths, collect)
     return found
 

@@ -11,7 +11,7 @@ import inspect
 import re
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,10 @@ class TaskFacts:
                 return self.rest_wants_ref
             return self.parameters[key] in self.wants_ref
         return key in self.wants_ref or (self.more_wants_ref and key not in self.named)
+
+    def asks_at(self, path: Sequence[int | str]) -> bool:
+        """Return whether *path* in a message leads to an argument that stays a reference."""
+        return self.takes_refs and len(path) > 1 and self.asks_for_ref(path[1])
 
 
 _UNKNOWN = TaskFacts()

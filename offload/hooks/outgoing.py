@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from offload.content.holds import Hold
-from offload.content.small import Stored
+from offload.content.small import SMALL, Stored
 from offload.errors import BlobMissing, OffloadError, SerializationError
 from offload.hooks.message import described
 from offload.hooks.paths import Path, replace_each
 from offload.hooks.runtime import Runtime
 from offload.hooks.usercode import KnownRefs, group_dedup
+from offload.metrics.counters import about_now
 from offload.ref import Ref
 from offload.serializers.base import Payload
 from offload.text import type_name
@@ -97,7 +98,8 @@ class Outgoing:
         """Store the values that were found, and fill all places with references."""
         if not self.slots:
             return
-        self._check_inline()
+        if self.inline:
+            self._check_inline()
         self._hold([slot for slot in self.slots if slot.ref is not None and not slot.held])
         new = [slot for slot in self.slots if slot.ref is None]
         for slot, stored in zip(new, self._store_small(new), strict=True):
@@ -108,13 +110,14 @@ class Outgoing:
     @contextmanager
     def counted(self, task: str, argument: str) -> Iterator[None]:
         """Attribute counts and errors of this block to an argument."""
-        counters = self.runtime.counters
-        with counters.about(task, argument):
-            try:
-                yield
-            except OffloadError as exc:
-                counters.failed(exc)
-                raise described(exc, task, argument) from exc
+        token = about_now.set((task, argument))
+        try:
+            yield
+        except OffloadError as exc:
+            self.runtime.counters.failed(exc)
+            raise described(exc, task, argument) from exc
+        finally:
+            about_now.reset(token)
 
     def _check_inline(self) -> None:
         """Raise SerializationError if the message can't carry a value, before any is stored."""
@@ -189,8 +192,8 @@ class Outgoing:
     def _store_small(self, slots: Sequence[Slot]) -> Sequence[Stored | OffloadError | None]:
         """Store the small values at once; return what `put_or_inline` takes for each slot."""
         payloads = [slot.payload for slot in slots if slot.payload is not None]
-        if not payloads:
-            return []
+        if all(payload.size >= SMALL for payload in payloads):
+            return [None] * len(payloads)
         argument = slots[0].argument if len(slots) == 1 else ""
         with self.runtime.counters.about(slots[0].task, argument):
             writer = self.runtime.content.writer

@@ -30,7 +30,7 @@ from offload.hooks.message import (
 from offload.hooks.outgoing import Outgoing, Slot
 from offload.hooks.paths import Path, replace_each
 from offload.hooks.runtime import Runtime
-from offload.hooks.search import find_in_call, find_in_embedded, seconds_until
+from offload.hooks.search import delay_of, find_in_call, find_in_embedded, seconds_until
 from offload.hooks.short import key_of, shorten
 from offload.hooks.usercode import (
     guard_router,
@@ -253,8 +253,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     delivery = current_delivery()
     retention = runtime.retention if options.retention is None else options.retention
     expires = seconds_until(call.get("expires"))
-    delay = max(seconds_until(call.get("countdown")), seconds_until(call.get("eta")))
-    ttl = expires + runtime.grace if expires else retention + delay
+    ttl = expires + runtime.grace if expires else retention + delay_of(call)
     # A message that is sent again keeps its name: during a store outage, its holds can't be given
     # another one.
     again = delivery if resent else None
@@ -273,8 +272,12 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
         )
         find_in_call(out, name, args, kwargs, options, facts)
         for field in _EMBEDDED:
-            find_in_embedded(out, field, call.get(field))
+            if signatures := call.get(field):
+                find_in_embedded(out, field, signatures)
         return out
+
+    # for the result and for retries, too
+    call_options = _NO_CALL if given is None else TaskOptions.read(given, "call")
 
     def finish(out: Outgoing) -> Any:
         now = call
@@ -295,7 +298,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
                 since=since,
                 attempt=resent.attempt if resent else 0,
                 waits=resent.waits if resent else 0,
-                call=TaskOptions.read(given, "call"),  # for the result and for retries, too
+                call=call_options,
             )
             return _marked(made, out, serializer, note)
         return made

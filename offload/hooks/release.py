@@ -138,9 +138,10 @@ def release(runtime: Runtime, refs: Iterable[Ref[Any]], name: str, *, later: boo
             that. So a busy worker makes no request for this. Otherwise a thread makes one soon.
     """
     try:
-        opened = [*map(runtime.content.opened, refs)]
+        content = runtime.content
+        opened = [*map(content.opened, refs)]
         grace, later = _grace_of(runtime, opened, name), later and runtime.is_worker
-        if runtime.content.holds.release(opened, name, grace, later=later):
+        if content.holds.release(opened, name, grace, later=later):
             runtime.part(Releaser).flush_soon()
     except Exception as exc:
         runtime.counters.add(releases_failed=1)

@@ -51,7 +51,7 @@ def find_in_call(
         shift: how many results will precede its arguments.
         keep, signature: as in `Slot`.
     """
-    data = canvas = _Search(out, name, options, keep, signature)
+    data = canvas = _Search(out, name, options, _least(out, options), keep, signature)
     reads: Collection[str] = ()
     if name.startswith(_CANVAS):
         canvas, reads = replace(data, plain=True, keep=True), _SIGNATURES
@@ -65,10 +65,9 @@ def find_in_call(
 
 def find_in_embedded(out: Outgoing, field: str, value: Any) -> None:
     """Find values in the signatures that the message carries: callbacks, chain, chord."""
-    if value:
-        own, out.hold = out.hold, replace(out.hold, ttl=out.embedded_ttl)
-        _signatures(out, value, (field,))
-        out.hold = own
+    own, out.hold = out.hold, replace(out.hold, ttl=out.embedded_ttl)
+    _signatures(out, value, (field,))
+    out.hold = own
 
 
 def _signatures(
@@ -128,10 +127,11 @@ def _signature(
     name = str(signature["task"])
     options, facts = out.runtime.options(name, own.get("offload"))
     before = out.hold
-    if delay := _delay(own):
+    if delay := delay_of(own):
         out.hold = replace(before, ttl=before.ttl + delay)
     if name.startswith(_CANVAS):
-        _canvas(kwargs, _Search(out, name, options, keep, within), path)
+        search = _Search(out, name, options, _least(out, options), keep, within)
+        _canvas(kwargs, search, path)
         kwargs = {}
     find_in_call(
         out,
@@ -182,6 +182,7 @@ class _Search:
     """Finds values in the arguments of one task, in the message or in a signature in it.
 
     Attributes:
+        least: bytes from which values are inspected.
         keep, signature: as in `Slot`.
         plain: whether Celery reads plain dicts as signatures here.
     """
@@ -189,14 +190,14 @@ class _Search:
     out: Outgoing
     task: str
     options: TaskOptions
+    least: int
     keep: bool
     signature: tuple[Any, ...] | None = None
     plain: bool = False
 
     def value(self, value: Any, path: Path, argument: str) -> None:
         out = self.out
-        least = _least(out, self.options)
-        if least and certainly_small(value, least - 1, out.serializer):
+        if self.least and certainly_small(value, self.least - 1, out.serializer):
             return
         if isinstance(value, Ref):
             self._ref(value, path, argument)
@@ -335,7 +336,8 @@ def _holds_signatures(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(is_signature(v, plain=True) for v in value)
 
 
-def _delay(options: Mapping[str, Any]) -> float:
+def delay_of(options: Mapping[str, Any]) -> float:
+    """Return for how many seconds a call with these *options* waits before it may start."""
     return max(seconds_until(options.get("countdown")), seconds_until(options.get("eta")))
 
 

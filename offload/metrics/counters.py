@@ -9,7 +9,7 @@ import weakref
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from types import TracebackType
@@ -225,11 +225,13 @@ faster than `Counters.about`."""
 _object_now: ContextVar[str] = ContextVar("offload_counted_object", default="")
 
 
-class _About:
+class About:
+    """Label all events within the block with a task and argument."""
+
     __slots__ = ("_labels", "_token")
 
-    def __init__(self, labels: tuple[str, str]) -> None:
-        self._labels = labels
+    def __init__(self, task: str, argument: str = "") -> None:
+        self._labels = task, argument
 
     def __enter__(self) -> None:
         self._token = about_now.set(self._labels)
@@ -283,6 +285,8 @@ class Counters:
         errors: the latest errors that aren't written yet.
     """
 
+    about = About
+
     def __init__(self) -> None:
         self._listener: Callable[[], None] | None = None
         self._reset()
@@ -302,10 +306,6 @@ class Counters:
         self._listener = self._pending_listener = listener
         if self._waiting or self._apart:
             self._notify()
-
-    def about(self, task: str, argument: str = "") -> AbstractContextManager[None]:
-        """Label all events within the block with a task and argument."""
-        return _About((task, argument))
 
     def add(self, **amounts: int) -> None:
         """Increase counters by name. Raises KeyError for a name that isn't in `NAMES`."""

@@ -40,7 +40,10 @@ until a sweep finds that nothing names it: see `offload.stores.capabilities.Keep
 
 def size_of(parts: Parts) -> int:
     """Return the bytes of a blob."""
-    return sum(memoryview(part).nbytes for part in parts)
+    size = 0
+    for part in parts:
+        size += memoryview(part).nbytes
+    return size
 
 
 @dataclass(frozen=True)

@@ -130,13 +130,13 @@ def test_publishing_asks_the_store_nothing(redis):
     """Publishing makes no store call; a thread writes what was counted, and only then."""
     url = f"{redis.url}?prefix=behind-{os.urandom(4).hex()}"
     wire = make_wire(mode="observe", store=url, watch=False, stats_interval=0.05)
-    asking, exchange = [], client.exchange
+    asking, send = [], client.send
 
     def noted(pool, commands):
         asking.append(threading.current_thread().name)
-        return exchange(pool, commands)
+        return send(pool, commands)
 
-    with patch.object(client, "exchange", noted):
+    with patch.object(client, "send", noted):
         for _ in range(3):
             wire.app.send_task("take", (b"x" * 5000,))
         wait_until(lambda: asking, "something is written")

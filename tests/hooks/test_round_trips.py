@@ -214,7 +214,7 @@ def test_a_release_is_carried_again_if_its_request_failed(worker, monkeypatch):
     ref = hold(worker, "task:1")
     defer(worker, ref, "task:1")
     with monkeypatch.context() as broken:
-        broken.setattr("offload.stores.redis.client.exchange", refuse)
+        broken.setattr("offload.stores.redis.client.send", refuse)
         with pytest.raises(StoreUnavailable):
             worker.hook.store.blobs.hold([ref.digest], 60.0, "task:2")
         with pytest.raises(StoreUnavailable):

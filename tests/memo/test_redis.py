@@ -548,7 +548,7 @@ def test_a_result_waits_for_the_end_of_an_outage(worker, raw, monkeypatch):
     before = written(raw)
     executing(worker, monkeypatch, 1)
     with monkeypatch.context() as patch, pytest.raises(StoreUnavailable):
-        patch.setattr(store_client, "exchange", refuse)
+        patch.setattr(store_client, "send", refuse)
         worker.wire.hook.store.pointers.read("any")
     assert written(raw) == before
     worker.wire.hook.store.pointers.read("any")

@@ -19,7 +19,8 @@ from offload.errors import IntegrityError, StoreError, StoreUnavailable
 from offload.stores import open_store
 from offload.stores.capabilities import Wanted
 from offload.stores.redis import blobs as redis_blobs
-from offload.stores.redis.client import PACKER, Bulk, script
+from offload.stores.redis.client import script
+from offload.stores.redis.redis_internals import PACKER, Bulk
 from offload.testing.store import HOUR, blob, blobs, contents
 from tests.support.processes import wait_until
 from tests.support.round_trips import Wire

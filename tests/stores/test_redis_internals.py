@@ -8,7 +8,7 @@ import fakeredis
 import redis
 from redis.connection import AbstractConnection, ConnectionPool
 
-from offload.stores.redis.redis_internals import Packer, database_of, exchange
+from offload.stores.redis.redis_internals import Packer, database_of, send
 
 
 def test_redis_py_packs_by_a_class_that_can_be_replaced():
@@ -31,6 +31,6 @@ def test_redis_py_exchanges_commands_on_one_connection():
     """redis-py's pool lends a connection that sends packed commands and reads their answers."""
     client = fakeredis.FakeRedis()
     commands = [("SET", "a", "1"), ("INCR", "a"), ("LPUSH", "a", "x"), ("GET", "a")]
-    first, second, error, last = exchange(client.connection_pool, commands)
+    first, second, error, last = send(client.connection_pool, commands)()
     assert (first, second, last) == (b"OK", 2, b"2")
     assert isinstance(error, redis.ResponseError)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fakeredis
 
-from offload.stores.redis.client import PACKER, RedisClient
+from offload.stores.redis.client import RedisClient
+from offload.stores.redis.redis_internals import PACKER
 from offload.stores.redis.store import RedisStore
 
 

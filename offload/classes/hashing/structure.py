@@ -240,7 +240,8 @@ class StructuralHasher:
         else:
             write_instance(self, value)
 
-    def _tuple(self, values: tuple[Any, ...]) -> None:
+    def sequence(self, values: tuple[Any, ...]) -> None:
+        """Write a tuple."""
         self._all(b"tuple", values)
 
     def _reference(self, obj: Any) -> None:
@@ -373,7 +374,7 @@ class StructuralHasher:
 
 
 _OWN_WRITERS: dict[type, Callable[[StructuralHasher, Any], None]] = {
-    tuple: StructuralHasher._tuple,
+    tuple: StructuralHasher.sequence,
     types.FunctionType: StructuralHasher.function,
     types.CellType: StructuralHasher.cell,
 }

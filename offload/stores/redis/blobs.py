@@ -25,7 +25,8 @@ from offload.stores.checks import (
     tier_not_configured,
 )
 from offload.stores.protocols import PUT, BlobInfo, Parts
-from offload.stores.redis.client import Bulk, RedisClient, escaped, script
+from offload.stores.redis.client import RedisClient, escaped, script
+from offload.stores.redis.redis_internals import Bulk
 
 T = TypeVar("T")
 

@@ -20,15 +20,12 @@ from redis.exceptions import NoScriptError, RedisError
 
 from offload.errors import StoreError, StoreUnavailable
 from offload.stores.processes import PerProcess
-from offload.stores.protocols import Parts
 from offload.stores.redis.driver_errors import ERRORS, translate
 from offload.stores.redis.redis_internals import (
     UNLIMITED,
+    Bulk,
     Command,
-    Packer,
     database_of,
-    exchange,
-    pack_in_c,
     refusal,
     send,
 )
@@ -126,7 +123,7 @@ class RedisClient:
 
         They aren't a transaction. The first error is raised after all were answered.
         """
-        return [self._checked(answer) for answer in self._run(commands)]
+        return self._checked(self._run(commands))
 
     def run_script(
         self,
@@ -142,17 +139,14 @@ class RedisClient:
         more round trip.
         """
         runs = [("EVALSHA", script.sha, len(k), *k, *args) for k, args in calls]
-        first = len(after)
         answers = self._run([*after, *runs])
-        done, answers = answers[:first], answers[first:]
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
-            again = [(keys, args) for keys, args in map(calls.__getitem__, unknown)]
+            again = [calls[at - len(after)] for at in unknown]
             texts = self._run([("EVAL", script.text, len(k), *k, *args) for k, args in again])
             for at, answer in zip(unknown, texts, strict=True):
                 answers[at] = answer
-        done = [self._checked(answer) for answer in done]
-        return [*done, *(self._checked(answer, script) for answer in answers)]
+        return self._checked(answers, script, after=len(after))
 
     def start_script(self, script: Script, keys: Sequence[str], args: Command) -> Callable[[], Any]:
         """Send a script, and return a function that returns its answer, to be called once.
@@ -183,7 +177,7 @@ class RedisClient:
             if isinstance(answer, Exception):
                 if isinstance(answer, NoScriptError):
                     return self.run_script(script, [(keys, args)])[0]
-                return self._checked(answer, script)
+                self._checked([answer], script)
             return answer
 
         return finish
@@ -198,8 +192,7 @@ class RedisClient:
 
     def wait_for(self, key: str, seconds: float) -> bool:
         """Wait at most *seconds* for an element of the list *key*; return whether it took one."""
-        [answer] = self._sent([("BLPOP", key, seconds)])
-        return self._checked(answer) is not None
+        return self._checked(self._sent([("BLPOP", key, seconds)])) != [None]
 
     def piggyback(self, source: BatchSource, command: Callable[[CounterBatch], Command]) -> None:
         """Send the batches of *source* along with other commands, each as *command* of it."""
@@ -377,7 +370,7 @@ class RedisClient:
                 waits = self.replicas and any(command[0] in _WRITES for command in commands)
                 asked = [*commands, self._wait] if waits else commands
                 try:
-                    answers = exchange(client.connection_pool, asked)
+                    answers = send(client.connection_pool, asked)()
                 except RedisConnectionError as exc:
                     self._check_size(client.connection_pool, commands, exc)
                     raise
@@ -408,17 +401,24 @@ class RedisClient:
 
         Repeating the write does no harm.
         """
-        if self._checked(reached) < self.replicas:
+        if self._checked([reached])[0] < self.replicas:
             raise StoreUnavailable(
                 f"a write to {self.url} reached {reached} replicas within {self._wait[2]} ms, but "
                 f"wait_replicas is {self.replicas}: check that they are connected and keep up",
                 store=self.url,
             )
 
-    def _checked(self, answer: Any, script: Script | None = None) -> Any:
-        if isinstance(answer, Exception):
-            raise translate(answer, self.url, script.commands if script else ()) from answer
-        return answer
+    def _checked(
+        self, answers: list[Any], script: Script | None = None, *, after: int = 0
+    ) -> list[Any]:
+        """Return *answers*, or raise the first error among them; all but the first *after* are
+        those of a script.
+        """
+        for at, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                commands = script.commands if script and at >= after else ()
+                raise translate(answer, self.url, commands) from answer
+        return answers
 
 
 def _is_cluster(client: Driver) -> bool:
@@ -434,69 +434,3 @@ def _is_cluster_class(kind: type) -> bool:
 def escaped(text: str) -> str:
     """Return a pattern that matches only *text*."""
     return re.sub(r"[*?\[\]\\]", r"\\\g<0>", text)
-
-
-# -- packing blobs without joining or copying them
-
-_SMALL = 6000  # bytes up to which redis-py joins what it sends
-_JOINED = 1 << 16  # bytes of a command up to which one copy is cheaper than several sends
-_WITH_BULK = frozenset({"SET"})  # commands that may have a `Bulk`
-_PIECE = 1 << 20  # bytes sent by one call, each with the socket's timeout for itself
-
-
-class Bulk:
-    """One argument of a command, made of several buffers.
-
-    Attributes:
-        size: bytes of all buffers together.
-    """
-
-    __slots__ = ("pieces", "size")
-
-    def __init__(self, parts: Parts) -> None:
-        self.size = 0
-        self.pieces: list[bytes | memoryview] = []
-        for part in parts:
-            view = memoryview(part).cast("B")
-            self.size += len(view)
-            if len(view) <= _SMALL:
-                self.pieces.append(bytes(view))
-            else:
-                self.pieces += [view[at : at + _PIECE] for at in range(0, len(view), _PIECE)]
-
-    def __repr__(self) -> str:
-        return f"<{self.size} bytes>"
-
-
-class _PartsPacker(Packer):
-    """redis-py's own packer, which also takes `Bulk` arguments, and packs others in C. It keeps no
-    state.
-    """
-
-    def pack(self, *args: Any) -> list[bytes | memoryview]:
-        if type(args[0]) is not str or " " in args[0]:  # several words, which only redis-py sends
-            packed: list[bytes | memoryview] = super().pack(*args)  # type: ignore[no-untyped-call]
-            return packed
-        if pack_in_c is not None and args[0] not in _WITH_BULK:
-            return [pack_in_c(args)]
-        output: list[bytes | memoryview] = []
-        joined = [b"*%d\r\n" % len(args)]
-        for arg in args:
-            if type(arg) is Bulk:
-                output.append(b"%b$%d\r\n" % (b"".join(joined), arg.size))
-                output += arg.pieces
-                joined = [b"\r\n"]
-            else:
-                data = arg if type(arg) is bytes else str(arg).encode()
-                joined.append(b"$%d\r\n%b\r\n" % (len(data), data))
-        output.append(b"".join(joined))
-        if len(output) > 1 and sum(map(len, output)) <= _JOINED:
-            return [b"".join(output)]
-        return output
-
-
-def _encode(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
-PACKER = _PartsPacker(_SMALL, _encode)

@@ -24,8 +24,8 @@ from redis.credentials import CredentialProvider
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from offload.stores.redis.client import PACKER, Driver, RedisClient
-from offload.stores.redis.redis_internals import UNLIMITED, Pool
+from offload.stores.redis.client import Driver, RedisClient
+from offload.stores.redis.redis_internals import PACKER, UNLIMITED, Pool
 from offload.stores.redis.store import RedisStore
 from offload.stores.url import StoreURL, boolean, count, key_prefix, seconds, text
 

@@ -1,4 +1,4 @@
-"""redis-py: the undocumented parts that stores use, of connections and pools.
+"""redis-py: the undocumented parts that stores use, of connections, their packers, and pools.
 
 `tests/stores/test_redis_internals.py` checks them against the installed redis-py.
 """
@@ -13,6 +13,8 @@ import hiredis
 import redis
 from redis.connection import ConnectionPool, PythonRespSerializer
 from redis.exceptions import RedisError, ResponseError
+
+from offload.stores.protocols import Parts
 
 Command = Sequence[Any]
 Packer = PythonRespSerializer
@@ -80,16 +82,6 @@ class Pool(ConnectionPool):
             self.release(connection)
 
 
-def exchange(pool: Any, commands: Sequence[Command]) -> list[Any]:
-    """Send *commands* on one connection and return their answers, errors among them.
-
-    redis-py's pipeline would give a connection back to the pool with answers still to come
-    when something else interrupts it half way (as Celery's soft time limit does), and the
-    next call would take them for its own. Here such a connection is closed.
-    """
-    return send(pool, commands)()
-
-
 def has_spare(pool: Any) -> bool:
     """Return whether a pool has an idle connection and is mostly unused, so that one may be
     borrowed for longer than a command.
@@ -99,10 +91,15 @@ def has_spare(pool: Any) -> bool:
 
 
 def send(pool: Any, commands: Sequence[Command]) -> Callable[..., list[Any]]:
-    """Send *commands* as `exchange` does; return a function that returns their answers.
+    """Send *commands* on one connection; return a function that returns their answers, errors among
+    them.
 
     It must be called once, in this process: until then, nobody else can use the connection. Given
     a time in seconds, it returns an empty list if no answer arrives in it.
+
+    redis-py's pipeline would give a connection back to the pool with answers still to come
+    when something else interrupts it half way (as Celery's soft time limit does), and the
+    next call would take them for its own. Here such a connection is closed.
     """
     own = pool if hasattr(pool, "borrow") else None  # isinstance takes long for abstract classes
     connection = pool.get_connection(*_COMMAND) if own is None else own.borrow()
@@ -157,3 +154,69 @@ def refusal(pool: Any, length: int) -> str | None:
             connection.disconnect()
             pool.release(connection)
     return None
+
+
+# -- packing blobs without joining or copying them
+
+_SMALL = 6000  # bytes up to which redis-py joins what it sends
+_JOINED = 1 << 16  # bytes of a command up to which one copy is cheaper than several sends
+_WITH_BULK = frozenset({"SET"})  # commands that may have a `Bulk`
+_PIECE = 1 << 20  # bytes sent by one call, each with the socket's timeout for itself
+
+
+class Bulk:
+    """One argument of a command, made of several buffers.
+
+    Attributes:
+        size: bytes of all buffers together.
+    """
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, parts: Parts) -> None:
+        self.size = 0
+        self.pieces: list[bytes | memoryview] = []
+        for part in parts:
+            view = memoryview(part).cast("B")
+            self.size += len(view)
+            if len(view) <= _SMALL:
+                self.pieces.append(bytes(view))
+            else:
+                self.pieces += [view[at : at + _PIECE] for at in range(0, len(view), _PIECE)]
+
+    def __repr__(self) -> str:
+        return f"<{self.size} bytes>"
+
+
+class _PartsPacker(Packer):
+    """redis-py's own packer, which also takes `Bulk` arguments, and packs others in C. It keeps no
+    state.
+    """
+
+    def pack(self, *args: Any) -> list[bytes | memoryview]:
+        if type(args[0]) is not str or " " in args[0]:  # several words, which only redis-py sends
+            packed: list[bytes | memoryview] = super().pack(*args)  # type: ignore[no-untyped-call]
+            return packed
+        if pack_in_c is not None and args[0] not in _WITH_BULK:
+            return [pack_in_c(args)]
+        output: list[bytes | memoryview] = []
+        joined = [b"*%d\r\n" % len(args)]
+        for arg in args:
+            if type(arg) is Bulk:
+                output.append(b"%b$%d\r\n" % (b"".join(joined), arg.size))
+                output += arg.pieces
+                joined = [b"\r\n"]
+            else:
+                data = arg if type(arg) is bytes else str(arg).encode()
+                joined.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        output.append(b"".join(joined))
+        if len(output) > 1 and sum(map(len, output)) <= _JOINED:
+            return [b"".join(output)]
+        return output
+
+
+def _encode(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+PACKER = _PartsPacker(_SMALL, _encode)

@@ -25,7 +25,7 @@ _TIME = "return redis.call('TIME')"  # as a script, it is asked of the server th
 class RedisStore:
     """A store that sends its commands through *client*.
 
-    The connections of its redis-py clients must use `offload.stores.redis.client.PACKER` and
+    The connections of its redis-py clients must use `redis_internals.PACKER` and
     answer in bytes. `offload.stores.redis.connect.open_redis` sets that up.
 
     Keys are ``<prefix>:blob:{<digest>}``, ``<prefix>:holds:{<digest>}``,
