@@ -216,7 +216,6 @@ class Lock:
     def wait(
         self,
         timeout: float | None = None,
-        *,
         initial: float = 0.5,
         maximum: float = 10.0,
         factor: float = 1.5,
@@ -230,13 +229,15 @@ class Lock:
             timeout: longest wait, in seconds; None: no limit.
             initial: seconds before the second check.
             maximum: longest pause between two checks, in seconds.
-            factor: how much longer each pause is than the one before.
+            factor: how much longer each pause is than the one before, at least 1.
 
-        Raises StoreUnavailable or StoreError, ValueError for a number that isn't a time.
+        Raises StoreUnavailable or StoreError, ValueError for numbers other than these.
         """
         timeout = check_timeout(timeout)
         deadline = None if timeout is None else self._clock() + timeout
         checks, pause, maximum = 0, check_ttl(initial), check_ttl(maximum)
+        if not (isinstance(factor, (int, float)) and factor >= 1):  # NaN included
+            raise ValueError(f"factor is a number of at least 1, not {factor!r}")
         while True:
             checks += 1
             if not self.locked():

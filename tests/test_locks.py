@@ -452,6 +452,32 @@ def test_wait_backs_off(make, clock):
     assert max(lock.pauses) == 10.0
 
 
+def test_wait_takes_its_numbers_in_order(make, clock):
+    """`wait` takes what it documents in that order, as well as by name."""
+    make(ttl=1000).acquire()
+    lock = make()
+    assert lock.wait(10, 1, 4, 2).checks == 5
+    assert lock.pauses == [1, 2, 4, 3]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    (
+        {"factor": 0.5},
+        {"factor": float("nan")},
+        {"factor": "2"},
+        {"initial": 0},
+        {"maximum": float("nan")},
+    ),
+)
+def test_wrong_pauses_are_refused(make, wrong):
+    """Pauses that would shrink, or that are no times, raise ValueError, also for a free lock,
+    rather than asking the store all the time.
+    """
+    with pytest.raises(ValueError, match=r"factor|time to live"):
+        make().wait(**wrong)
+
+
 def test_wait_ends_with_a_release(make):
     """`wait` returns once nobody has the lock, and doesn't acquire it."""
     owner, lock = make(ttl=5), make()
