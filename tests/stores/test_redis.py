@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,7 @@ from offload.stores.capabilities import Wanted
 from offload.stores.redis import blobs as redis_blobs
 from offload.stores.redis.client import script
 from offload.stores.redis.redis_internals import PACKER, Bulk
-from offload.testing.store import HOUR, blob, blobs, contents
+from offload.testing.store import HOUR, blob, blobs, contents, unique
 from tests.support.processes import wait_until
 from tests.support.round_trips import Wire
 from tests.support.servers import (
@@ -33,6 +34,8 @@ from tests.support.servers import (
 )
 
 pytestmark = pytest.mark.server
+
+JOIN = 60.0  # seconds
 
 
 @pytest.fixture
@@ -549,6 +552,42 @@ def test_connections_have_a_limit(own):
         os.kill(own.pid, signal.SIGCONT)
         busy.join()
     assert store.pointers.read("p") is None
+
+
+@pytest.mark.parametrize("server", ("redis", "cluster"))
+def test_waiting_for_a_release_leaves_connections(request, server, monkeypatch):
+    """However many threads wait for a lease, half of a limited number of connections are free for
+    other calls, such as those of its owner; a release wakes those that wait with a connection.
+    """
+    store = open_store(request.getfixturevalue(server).url, max_connections=4)
+    name, ended, woken = unique("lease"), threading.Event(), []
+    clock = SimpleNamespace(
+        monotonic=lambda: time.monotonic() + ended.is_set() * JOIN,
+        sleep=lambda _seconds: ended.wait(JOIN),
+    )
+    monkeypatch.setattr("offload.stores.redis.store.time", clock)
+    assert store.leases.acquire(name, "owner", HOUR)
+
+    def wait():
+        store.leases.wait_for_release(name, JOIN)
+        woken.append(ended.is_set())
+
+    threads = [threading.Thread(target=wait) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(300):
+            assert store.leases.renew(name, "owner", HOUR)
+        assert store.leases.release(name, "owner")
+        wait_until(lambda: woken == [False], "the release wakes one")
+        store.leases.notify(name)
+        wait_until(lambda: woken == [False] * 2, "the next is woken")
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(JOIN)
+    assert woken == [False] * 2 + [True] * 4
+    store.close()
 
 
 @pytest.mark.parametrize("name", ("redis", "sentinel", "cluster"))

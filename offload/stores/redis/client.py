@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
+from threading import Semaphore
 from typing import Any, NamedTuple
 
 from redis import Redis, RedisCluster
@@ -82,6 +83,7 @@ class RedisClient:
         prefix: of all keys.
         replicas: number of replicas that must have a write before it counts as done.
         patience: seconds to wait for them.
+        connections: maximum number of connections per process.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class RedisClient:
         *,
         replicas: int = 0,
         patience: float = 1.0,
+        connections: int = UNLIMITED,
     ) -> None:
         self.url = url
         self.prefix = prefix
@@ -99,6 +102,8 @@ class RedisClient:
         self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be forever
         self._batches: tuple[BatchSource, Callable[[CounterBatch], Command]] | None = None
         self._drivers = PerProcess(connect, keep_inherited=True)
+        self._connections = connections
+        self._waiting = PerProcess(lambda: Semaphore(connections // 2), keep_inherited=True)
         self._many_keys: bool | None = None
         self._deferred: deque[_Run] = deque()
         self._refused = 0
@@ -158,11 +163,7 @@ class RedisClient:
         command = ("EVALSHA", script.sha, len(keys), *keys, *args)
         try:
             client: Any = self._drivers.get()
-            if (
-                self.replicas
-                or _is_cluster(client)
-                or client.connection_pool.max_connections < UNLIMITED
-            ):
+            if self.replicas or _is_cluster(client) or self._connections < UNLIMITED:
                 answer = self.run_script(script, [(keys, args)])[0]
                 return lambda: answer
             receive = self._send(client.connection_pool, command)
@@ -191,8 +192,21 @@ class RedisClient:
         return self._start_with([command], runs, batch, partial(send, pool))
 
     def wait_for(self, key: str, seconds: float) -> bool:
-        """Wait at most *seconds* for an element of the list *key*; return whether it took one."""
-        return self._checked(self._sent([("BLPOP", key, seconds)])) != [None]
+        """Wait at most *seconds* for an element of the list *key*; return whether it took one.
+
+        Raises StoreUnavailable if half of all connections wait already: other calls, such as those
+        of a lock's owner, need the rest.
+        """
+        waiting = self._waiting.get()
+        if not waiting.acquire(blocking=False):
+            raise StoreUnavailable(
+                f"all connections to {self.url} that may wait do so: raise max_connections",
+                store=self.url,
+            )
+        try:
+            return self._checked(self._sent([("BLPOP", key, seconds)])) != [None]
+        finally:
+            waiting.release()
 
     def piggyback(self, source: BatchSource, command: Callable[[CounterBatch], Command]) -> None:
         """Send the batches of *source* along with other commands, each as *command* of it."""

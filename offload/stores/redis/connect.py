@@ -99,7 +99,14 @@ def open_redis(url: StoreURL) -> RedisStore:
         connect = _single(url, options, tls=tls)
     if prefix != "offload":
         url.public += ("&" if "?" in url.public else "?") + f"prefix={quote(prefix, ':')}"
-    client = RedisClient(connect, url.public, prefix, replicas=replicas, patience=patience)
+    client = RedisClient(
+        connect,
+        url.public,
+        prefix,
+        replicas=replicas,
+        patience=patience,
+        connections=options["max_connections"],
+    )
     return RedisStore(client)
 
 
