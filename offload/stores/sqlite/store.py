@@ -14,6 +14,8 @@ from offload.stores.sqlite.blobs import SQLiteBlobs
 from offload.stores.sqlite.database import Database
 from offload.stores.url import StoreURL, boolean, file_mode, seconds
 
+_AFTER = "\x7f"  # sorts after all characters of a name
+
 
 class SQLiteStore:
     """A store in the SQLite file *path*, which the processes of one machine share.
@@ -102,7 +104,7 @@ class SQLitePointers:
     def names(self, prefix: str = "") -> Iterator[str]:
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT name FROM pointer WHERE substr(name, 1, ?) = ?", (len(prefix), prefix)
+                "SELECT name FROM pointer WHERE name >= ? AND name < ?", (prefix, prefix + _AFTER)
             ).fetchall()
         return (row[0] for row in rows)
 
@@ -151,8 +153,8 @@ class SQLiteLeases:
     def names(self, prefix: str = "") -> Iterator[str]:
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT name FROM lease WHERE substr(name, 1, ?) = ? AND until > ?",
-                (len(prefix), prefix, self._database.now()),
+                "SELECT name FROM lease WHERE name >= ? AND name < ? AND until > ?",
+                (prefix, prefix + _AFTER, self._database.now()),
             ).fetchall()
         return (row[0] for row in rows)
 
