@@ -383,6 +383,18 @@ class Keys:
         parse = _parse_late if int(form["version"]) == _LATE_VERSION else _parse
         return parse(wire, signed, resolve)
 
+    def sign_record(self, kind: bytes, name: str, text: bytes) -> bytes:
+        """Return a value ``<MAC> <text>`` that only the pointer *name* of this *kind* may have."""
+        return b"%b %b" % (_record_mac(self.keys[0], kind, name, text), text)
+
+    def verify_record(self, kind: bytes, name: str, value: bytes) -> bytes | None:
+        """Return the text in the *value* of a pointer; None if it wasn't signed for it."""
+        mac, _, text = value.partition(b" ")
+        for key in self.keys:
+            if hmac.compare_digest(_record_mac(key, kind, name, text), mac):
+                return text
+        return None
+
     def _refusal(self, signed: str) -> InvalidRef | KeyUnavailable:
         ours = ", ".join(self.fingerprints) or "none"
         found = _FINGERPRINT.search(signed)
@@ -478,6 +490,11 @@ def fingerprint(key: bytes) -> str:
 
 def _mac(key: bytes, signed: str) -> str:
     return blake2b(signed.encode(), key=key, digest_size=16, person=b"offload-ref").hexdigest()
+
+
+def _record_mac(key: bytes, kind: bytes, name: str, text: bytes) -> bytes:
+    content = b"%b\n%b" % (name.encode(), text)
+    return blake2b(content, key=key, digest_size=16, person=kind).hexdigest().encode()
 
 
 def _plain(text: Any) -> Any:

@@ -13,14 +13,12 @@ it may list versions that don't exist (yet), but misses none.
 
 from __future__ import annotations
 
-import hmac
 import json
 import math
 import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from typing import Any
 
 from offload.catalog.names import DEFAULT, Place, decode, encode, object_of, version_key
@@ -41,7 +39,7 @@ MAX_ENCRYPTED = MAX_METADATA * 3 // 4 - 1000
 
 _PURPOSE = "catalog"  # of sealed parts
 _COMPACT: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
-_MAC = 32  # hexadecimal digits
+_KIND = b"offload-catalog"  # of signed records
 ANNOUNCED = 600.0
 """Seconds after which a saver that hasn't set its record yet announces it again."""
 _SETTLED = 3600.0  # seconds after which no saver may still write a record that it announced
@@ -426,37 +424,28 @@ def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:
 
 def seal(pointer: str, data: Mapping[str, Any], keys: Keys) -> bytes:
     """Return *data* as a value that only *pointer* may have, signed with the first key."""
-    text = json.dumps(data, **_COMPACT)
-    return f"{_mac(keys.keys[0], pointer, text)} {text}".encode()
+    return keys.sign_record(_KIND, pointer, json.dumps(data, **_COMPACT).encode())
 
 
 def unseal(pointer: str, value: bytes, keys: Keys | None) -> dict[str, Any]:
     """Return the data in the *value* of *pointer*; raises as `read_record` does."""
+    # Whatever a later format contains, it is signed like this: nobody else can claim to be newer.
+    text = value.partition(b" ")[2] if keys is None else keys.verify_record(_KIND, pointer, value)
     try:
-        mac, _, text = value.decode().partition(" ")
-        data = json.loads(text)
+        data = json.loads((text or b"").decode())
         found = data["format"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         raise _altered(pointer) from None
-    is_signed = keys is None or any(
-        hmac.compare_digest(_mac(key, pointer, text).encode(), mac.encode()) for key in keys.keys
-    )
-    # Whatever a later format contains, it is signed like this: nobody else can claim to be newer.
-    if is_signed and type(found) is int and found > _SEALED:
+    if type(found) is int and found > _SEALED:
         raise UnsupportedVersion(
             f"{_shown(pointer)} was written by a newer offload, in format {found}; this one reads "
             f"up to {_SEALED}: upgrade offload here",
             argument=_shown(pointer),
         )
-    if not is_signed or found not in (FORMAT, _SEALED):
+    if found not in (FORMAT, _SEALED):
         raise _altered(pointer)
     checked: dict[str, Any] = data
     return checked
-
-
-def _mac(key: bytes, pointer: str, text: str) -> str:
-    content = f"{pointer}\n{text}".encode()
-    return blake2b(content, key=key, digest_size=_MAC // 2, person=b"offload-catalog").hexdigest()
 
 
 def _altered(pointer: str) -> IntegrityError:

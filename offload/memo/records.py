@@ -10,7 +10,6 @@ scopes that no pointer may have are replaced by a hash.
 from __future__ import annotations
 
 import binascii
-import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +32,7 @@ FOLDER = "memo/"
 """Prefix of the names of records and of their leases."""
 
 _BY_REF, _WITHIN = 1, 2  # versions of the format
-_MAC = 32  # hexadecimal digits
+_KIND = b"offload-memo"  # of signed records
 _PLAIN = re.compile(r"[A-Za-z0-9._:@+-][A-Za-z0-9._:@+=-]*", re.ASCII)
 _LONGEST_TASK, _LONGEST_SCOPE = 100, 40  # characters of a name that a pointer shows unhashed
 _HASHED = "="
@@ -148,8 +147,7 @@ def write_record(record: Record, keys: Keys) -> bytes:
         del fields["ref"]
         fields["root"] = binascii.b2a_base64(within.root, newline=False).decode()
         fields["serializer"], fields["type"], fields["bytes"] = within[1:]
-    text = _dumps(fields)
-    return b"%b %b" % (_mac(keys.keys[0], record.name, text).encode(), text)
+    return keys.sign_record(_KIND, record.name, _dumps(fields))
 
 
 def _dumps(fields: dict[str, Any]) -> bytes:
@@ -172,10 +170,8 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
     """
     if value is None:
         return None
-    mac, _, text = value.partition(b" ")
-    if keys is not None and not any(
-        hmac.compare_digest(_mac(key, name, text).encode(), mac) for key in keys.keys
-    ):
+    text = value.partition(b" ")[2] if keys is None else keys.verify_record(_KIND, name, value)
+    if text is None:
         return None
     try:
         data = _loads(text)
@@ -202,11 +198,6 @@ def _loads(text: bytes) -> Any:
         return orjson.loads(text)
     except ValueError:  # a lone surrogate in a name
         return json.loads(text)
-
-
-def _mac(key: bytes, name: str, text: bytes) -> str:
-    content = b"%b\n%b" % (name.encode(), text)
-    return blake2b(content, key=key, digest_size=_MAC // 2, person=b"offload-memo").hexdigest()
 
 
 def open_result(content: ContentStore, record: Record) -> Ref[Any]:
