@@ -193,6 +193,8 @@ class Catalog(online.Catalog):
     list_objects = _survives_outages(online.Catalog.list_objects)
     list_versions = _survives_outages(online.Catalog.list_versions)
     tags = _survives_outages(online.Catalog.tags)
+    stats = _survives_outages(online.Catalog.stats)
+    buckets = _survives_outages(online.Catalog.buckets)
 
     # -- save
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import ExitStack
 
 import pytest
 
-from offload import Catalog, ObjectNotFound, StoreUnavailable, VersionConflict
+from offload import Catalog, ObjectNotFound, StoreUnavailable, VersionConflict, open_store
 from offload.errors import ConfigurationError, IntegrityError, StoreError
 from offload.testing.store import unique
+from tests.catalog.conftest import KINDS
+from tests.catalog.mortal import Mortal
 from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.server
@@ -69,6 +72,8 @@ def test_the_local_copy_while_the_remote_is_down(proxy, make, there, caplog):
     info = catalog.info("model", "latest")
     assert (info.version, info.metadata, info.stale) == ("2", {"stage": "prod"}, True)
     assert [record.stale for record in catalog.find("m")] == [True]
+    assert catalog.stats().versions == 1
+    assert catalog.buckets() == ["default"]
     assert catalog.list_objects() == ["model"]
     assert catalog.list_versions("model") == ["2"]
     for call in (
@@ -89,6 +94,71 @@ def test_the_local_copy_while_the_remote_is_down(proxy, make, there, caplog):
     assert not catalog.info("model", "latest").stale
     with pytest.raises(ObjectNotFound):
         catalog.load("nothing")
+
+
+class Switch:
+    """A connection to a store, for `Mortal`, that is cut off while it is *off*."""
+
+    off = False
+
+    def call(self, function, *args, **options):
+        if self.off:
+            raise StoreUnavailable("down")
+        return function(*args, **options)
+
+
+@pytest.fixture
+def cut_off(request, prefix, tmp_path):
+    """Return a store of a kind, as others see it; the same through a connection; and what cuts
+    that: a proxy, or a switch where there is no server.
+    """
+    kind = request.param
+    with ExitStack() as stack:
+        through = {}
+        for name in {"redis": ["redis"], "s3": ["s3"], "tiers": ["redis", "s3"]}.get(kind, ()):
+            server = request.getfixturevalue(name)
+            proxy = stack.enter_context(Proxy(server.port))
+            through[name] = proxy
+        urls = {
+            "redis": lambda proxy: f"redis://127.0.0.1:{proxy.port}/0?prefix={prefix}",
+            "s3": lambda proxy: request.getfixturevalue("s3").url(prefix, port=proxy.port),
+        }
+        if through:
+            ours = open_store([urls[name](proxy) for name, proxy in through.items()])
+            theirs = open_store([urls[name](request.getfixturevalue(name)) for name in through])
+            cut = lambda: [proxy.refuse() for proxy in through.values()]
+            restore = lambda: [proxy.restore() for proxy in through.values()]
+        else:
+            switch = Switch()
+            places = {"memory": f"memory://{prefix}", "file": f"file://{tmp_path}/store"}
+            theirs = open_store(places.get(kind, f"sqlite://{tmp_path}/store.db"))
+            ours = Mortal(theirs, switch)
+            cut, restore = lambda: setattr(switch, "off", True), lambda: setattr(switch, "off", 0)
+        yield theirs, ours, cut, restore
+        theirs.close()
+        ours.close()
+
+
+@pytest.mark.parametrize("cut_off", KINDS, indirect=True)
+def test_any_store_may_be_down(cut_off, tmp_path):
+    """Whatever the store is, what was loaded is loaded while it is down, and saves wait for it."""
+    theirs, ours, cut, restore = cut_off
+    there, value = Catalog(theirs), os.urandom(LARGE)
+    there.save(["a", "b"], [value, 1], metadata={"stage": "prod"}).raise_first()
+    options = {"offline": "queue", "retry": {"max_retries": 0}}
+    catalog = Catalog(ours, cache_dir=tmp_path / "local", **options)
+    assert catalog["a"] == value
+    cut()
+    assert catalog["a"] == value
+    assert catalog.info("a", "latest").stale
+    assert catalog.find(metadata={"stage": "prod"}) == catalog.info("a")
+    with pytest.raises(StoreUnavailable):
+        catalog.load("b")
+    assert catalog.save("a", value[::-1]).stale
+    restore()
+    assert catalog.sync().succeeded == ["a"]
+    assert there.load("a", "2") == value[::-1]
+    assert not catalog.info("a", "latest").stale
 
 
 def test_the_newest_copy(proxy, make, there):

@@ -1,14 +1,17 @@
-"""Verify levels, with a node cache between the catalog and the store."""
+"""Verify levels, with a node cache between the catalog and each store that may have one."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 
 import numpy as np
 import pytest
 
-from offload import Catalog, IntegrityError
+from offload import BlobMissing, Catalog, IntegrityError
+
+pytestmark = pytest.mark.server
 
 VALUE = np.arange(300_000)
 
@@ -18,9 +21,14 @@ def folder(tmp_path):
     return tmp_path / "cache"
 
 
+@pytest.fixture(params=("sqlite", "redis", "s3", "tiers"), name="urls")
+def urls_of_stores_with_a_cache(make_urls, request):
+    return make_urls(request.param)
+
+
 @pytest.fixture
-def catalog(tmp_path, folder):
-    catalog = Catalog(f"sqlite://{tmp_path}/store.db", cache=str(folder))
+def catalog(urls, folder):
+    catalog = Catalog(urls, cache=str(folder))
     catalog.save("a", VALUE)
     assert np.array_equal(catalog.load("a"), VALUE)
     return catalog
@@ -29,7 +37,9 @@ def catalog(tmp_path, folder):
 def flip_last_byte(path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
+    mtime = path.stat().st_mtime  # when it expires, in a store in files
     path.write_bytes(content)
+    os.utime(path, (mtime, mtime))
 
 
 def cached_file(folder):
@@ -51,8 +61,19 @@ def test_an_altered_copy_is_fetched_again(catalog, folder, verify):
     assert np.array_equal(catalog.load(["a"], verify=verify).results[0], VALUE)
 
 
-def test_only_full_reads_what_the_store_has(catalog, tmp_path):
-    """An altered blob behind an intact copy is noticed by ``full`` alone, which reads the store."""
+def test_only_full_reads_what_the_store_has(catalog):
+    """A lost blob behind an intact copy is noticed by ``full`` alone, which reads the store."""
+    digests = [info.digest for info in catalog.store.blobs.scan()]
+    catalog.store.blobs.delete(digests)
+    for verify in ("none", "integrity"):
+        assert np.array_equal(catalog.load("a", verify=verify), VALUE)
+    with pytest.raises(BlobMissing, match="a@1"):
+        catalog.load("a", verify="full")
+
+
+@pytest.mark.parametrize("urls", ("sqlite",), indirect=True)
+def test_full_notices_what_was_altered_in_the_store(catalog, tmp_path):
+    """An altered blob behind an intact copy is an IntegrityError for ``full`` alone."""
     with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
         rows = connection.execute("SELECT id, content FROM content").fetchall()
         row, content = max(rows, key=lambda row: len(row[1]))
@@ -61,6 +82,20 @@ def test_only_full_reads_what_the_store_has(catalog, tmp_path):
     assert np.array_equal(catalog.load("a", verify="integrity"), VALUE)
     with pytest.raises(IntegrityError, match="a@1"):
         catalog.load("a", verify="full")
+
+
+@pytest.mark.parametrize("verify", ("none", "integrity", "full"))
+def test_content_on_this_machine_is_always_verified(tmp_path, verify):
+    """Where the store is itself on this machine's disk, there is no copy: what was altered is an
+    IntegrityError that names the version, and other versions load.
+    """
+    catalog = Catalog(f"file://{tmp_path}/store", cache=str(tmp_path / "cache"))
+    catalog.save(["a", "a"], [VALUE, VALUE + 1])
+    name = str(catalog.info("a", "1").digest).replace(":", "-")
+    flip_last_byte(next(path for path in tmp_path.rglob(name) if path.is_file()))
+    with pytest.raises(IntegrityError, match="a@1"):
+        catalog.load("a", "1", verify=verify)
+    assert np.array_equal(catalog.load("a", "2", verify=verify), VALUE + 1)
 
 
 def test_a_cleared_cache_is_filled_again(catalog, folder):
