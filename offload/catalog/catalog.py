@@ -96,7 +96,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
 
         Raises:
             ValueError: an invalid name, version, or metadata; nothing was written.
-            VersionConflict: the version exists.
+            VersionConflict: the version exists, or another save took its number within an hour.
             UnsupportedVersion: a newer offload wrote the object's versions.
             CatalogError: the object has too many versions (some 9,000), or no next number.
             SerializationError, ValueTooLarge, BlobMissing, StoreUnavailable, StoreError.
@@ -167,7 +167,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         is returned as `load` returns it from then on.
 
         Args:
-            version: None for the latest, whichever it is; if there is none, the first is computed.
+            version: None for the latest, whichever it is; if there is none, the next is computed.
             fn: called with *args* and *kwargs*. If it raises, nothing is saved.
 
         Raises what *fn*, `load`, and `save` raise.
@@ -184,9 +184,9 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         try:
             # Another process may have computed it meanwhile.
             if not self.has_object(name, asked):
-                value = fn(*args, **kwargs)
-                first = _FIRST if version is None and self.versioned else version
-                request = self._request(name, value, first, None)
+                if version is None and self.versioned:
+                    version = self._pointers.state(name)[1].last + 1
+                request = self._request(name, fn(*args, **kwargs), version, None)
                 self._saver("skip").save([request])
                 asked = _raised(request.outcome).version
         finally:
@@ -268,7 +268,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
             raise not_found(self._bucket, name, None if version is None else str(version))
         self._content().counters.add(catalog_removed=len(removed))
         now = self._content().now()
-        pointers.change_state(name, lambda state: state.without(frozenset(removed), now))
+        pointers.change_state(name, lambda state: state.removed(frozenset(removed), now))
         return len(removed)
 
     def _key(self, name: str, version: str | int) -> str:

@@ -296,12 +296,14 @@ class NameState:
         recent: when a saver announced a version, in seconds since 1970, if that was lately.
         tags: the version's key by tag.
         last: the highest number of a version that was removed, if it was the highest of all.
+        taken: of `recent`, the numbers that savers without a version took: nobody else saves those.
     """
 
     keys: frozenset[str] = frozenset()
     recent: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     last: int = 0
+    taken: frozenset[str] = frozenset()
 
     def numbered(self, last: int) -> NameState:
         """Return the state in which no new version gets *last* or a lower number by itself."""
@@ -315,6 +317,22 @@ class NameState:
         """Return the state in which a saver has announced that it will write the record *key*."""
         return self._at(now, keys=self.keys | {key}, recent={**self.recent, key: now})
 
+    def next_number(self, after: int, now: float) -> int:
+        """Return a number higher than *after* and all others, which nobody is about to write."""
+        number = max(self.last, after) + 1
+        while _is_recent(self.recent, str(number), now):
+            number += 1
+        return number
+
+    def took(self, number: int, now: float) -> NameState:
+        """Return the state in which a saver has announced and taken *number*."""
+        changed = self.announced(str(number), now).numbered(number)
+        return replace(changed, taken=changed.taken | {str(number)})
+
+    def is_taken(self, key: str, now: float) -> bool:
+        """Return whether a saver without a version may still write *key*, the number it took."""
+        return key in self.taken and _is_recent(self.recent, key, now)
+
     def found(self, keys: Iterable[str]) -> NameState:
         """Return the state that also lists *keys*, which were found to have records."""
         return replace(self, keys=self.keys.union(keys))
@@ -327,6 +345,11 @@ class NameState:
         gone = {key for key in missing if not _is_recent(self.recent, key, now)}
         tags = {tag: key for tag, key in self.tags.items() if key not in missing}
         return self._at(now, keys=self.keys - gone, tags=tags)
+
+    def removed(self, keys: frozenset[str], now: float) -> NameState:
+        """Return the state after the records of *keys* were removed: they may be saved again."""
+        changed = self.without(keys, now)
+        return replace(changed, taken=changed.taken - keys)
 
     def to_settle(self, now: float) -> list[str]:
         """Return versions that needn't be noted as announced any more, once they have records.
@@ -342,7 +365,8 @@ class NameState:
 
     def settled(self, keys: Collection[str]) -> NameState:
         """Return the state in which *keys* aren't noted as announced."""
-        return replace(self, recent={k: at for k, at in self.recent.items() if k not in keys})
+        recent = {k: at for k, at in self.recent.items() if k not in keys}
+        return replace(self, recent=recent, taken=self.taken.intersection(recent))
 
     def tagged(self, tag: str, key: str | None) -> NameState:
         """Return the state in which *tag* stands for the version *key* (None: for none)."""
@@ -359,7 +383,7 @@ class NameState:
             for key, since in changed.recent.items()
             if key in changed.keys and _is_recent(changed.recent, key, now)
         }
-        return replace(changed, recent=recent)
+        return replace(changed, recent=recent, taken=changed.taken.intersection(recent))
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.tags or self.last)
@@ -382,6 +406,8 @@ def write_state(state: NameState, pointer: str, keys: Keys) -> bytes | None:
         "recent": dict(state.recent),
         "tags": dict(state.tags),
     }
+    if state.taken:
+        data["taken"] = sorted(state.taken)
     if state.last:
         data["last"] = state.last
     value = seal(pointer, data, keys)
@@ -406,17 +432,18 @@ def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:
         return NameState()
     data = unseal(pointer, value, keys)
     versions, recent, tags = data.get("versions"), data.get("recent"), data.get("tags")
-    last = data.get("last", 0)  # earlier versions write none
+    last, taken = data.get("last", 0), data.get("taken", [])
     if not (
         type(last) is int
         and isinstance(versions, list)
+        and isinstance(taken, list)
         and isinstance(recent, dict)
         and isinstance(tags, dict)
-        and all(map(_is_text, (*versions, *recent, *tags.values())))
+        and all(map(_is_text, (*versions, *recent, *taken, *tags.values())))
         and all(map(_is_time, recent.values()))
     ):
         raise _altered(pointer)
-    return NameState(frozenset(versions), recent, tags, last)
+    return NameState(frozenset(versions), recent, tags, last, frozenset(taken))
 
 
 # -- the form of both

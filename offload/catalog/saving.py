@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Literal
 
+from offload.catalog.batches import label_of
 from offload.catalog.names import MAX_VERSION, bucket_pointer, name_pointer, number_of, ordered
 from offload.catalog.pointers import CatalogPointers, State
 from offload.catalog.records import ANNOUNCED, NameState, Record, new_nonce
@@ -288,12 +289,13 @@ class Saver:
             pointer, value = at.pointer_of(record.name, record.key), at.value_of(record)
             if content.store.blobs.tracks_holds:
                 self._hold(request, record.holder)
-            if content.now() - announced > ANNOUNCED:
-                announced = self._announce(request)
+            is_late = content.now() - announced > ANNOUNCED  # this process was stopped
+            if is_late and not request.is_numbered:
+                announced, is_late = self._announce(request), False
             # If this raises, the record may have been set: the hold stays, and a sweep ends it
             # unless there is a record.
-            if at.swap(pointer, request.before, value):
-                if content.now() - announced > ANNOUNCED:  # this process was stopped
+            if not is_late and at.swap(pointer, request.before, value):
+                if content.now() - announced > ANNOUNCED:
                     self._announce(request)
                     self._hold_committed(request, record, value)
                 content.counters.add(catalog_saves=1)
@@ -306,7 +308,7 @@ class Saver:
                 if outcome is not None:
                     return outcome
                 continue
-            found: list[str] = []  # the number was given to another version, see `save`
+            found: list[str] = []
             if turn % _MANY_TURNS == 0:  # perhaps the name's state was lost
                 found = self._committed(request.name)
             request.after = number_of([*found, str(request.key)])
@@ -319,24 +321,39 @@ class Saver:
         known, request.state = request.state, None
 
         def taken(state: NameState) -> NameState:
-            number = max(state.last, request.after) + 1
+            number = state.next_number(request.after, now)
             if len(str(number)) > MAX_VERSION:
                 raise CatalogError(
                     f"no number follows {number - 1}, the highest of {request.name}: give a "
                     "version, or save it under another name",
                     argument=request.name,
                 )
-            return state.found(found).announced(str(number), now).numbered(number)
+            return state.found(found).took(number, now)
 
         state = self._at.change_state(request.name, taken, known)
         request.key = request.shown = str(state.last)
         return now
 
     def _announce(self, request: SaveRequest) -> float:
-        """Announce the version; return the time."""
+        """Announce the version; return the time.
+
+        Raises VersionConflict if it is a number that another saver took and may still write.
+        """
         now, key = self._content.now(), str(request.key)
         known, request.state = request.state, None
-        self._at.change_state(request.name, lambda state: state.announced(key, now), known)
+        pointer = self._at.pointer_of(request.name, key)
+
+        def announced(state: NameState) -> NameState:
+            if state.is_taken(key, now) and self._at.read_all([pointer]) == [None]:
+                label = label_of(request.name, request.shown)
+                raise VersionConflict(
+                    f"{label} is the number that a save without a version took, which may not have "
+                    "finished yet: save it as another version, or try again in an hour",
+                    argument=label,
+                )
+            return state.announced(key, now)
+
+        self._at.change_state(request.name, announced, known)
         return now
 
     def _record(self, request: SaveRequest) -> Record:

@@ -339,6 +339,109 @@ def test_a_number_is_taken_once(catalog, store):
     assert catalog.list_versions(NAME) == ["1", "4"]
 
 
+@pytest.mark.parametrize("on_conflict", ("error", "skip", "overwrite"))
+def test_a_number_that_a_saver_took_is_its_own(catalog, store, on_conflict):
+    """While a saver that took a number is stopped, nobody else can save that version, so that it
+    doesn't come again after it was removed. Once it is saved, that is as with any version.
+    """
+    original, other, refused = store.pointers.swap, Catalog(store, mutable=True), []
+
+    def swap(name, expected, value):
+        if name == pointer("1") and store.pointers.swap is swap:
+            store.pointers.swap = original
+            with pytest.raises(VersionConflict, match=f"{NAME}@1 .* try again") as caught:
+                other.save(NAME, "theirs", "1", on_conflict=on_conflict)
+            refused.append(caught.value.argument)
+            other.save(NAME, "theirs", "0.9", on_conflict=on_conflict)
+        return original(name, expected, value)
+
+    store.pointers.swap = swap
+    assert catalog.save(NAME, "ours").version == "1"
+    assert refused == [f"{NAME}@1"]
+    assert catalog.list_versions(NAME) == ["0.9", "1"]
+    other.save(NAME, "replaced", "1", on_conflict="overwrite")
+    other.remove(NAME, "1")
+    other.save(NAME, "again", "1", on_conflict=on_conflict)
+    assert other.load(NAME) == "again"
+
+
+@pytest.mark.parametrize("on_conflict", ("error", "skip"))
+def test_a_number_that_was_taken_and_saved_meanwhile_exists(catalog, store, on_conflict):
+    """If the saver that took a number finishes while another saves that version, the other one
+    finds a version that exists: a conflict as any, or skipped.
+    """
+    original, other = store.pointers.swap, Catalog(store)
+
+    def swap(name, expected, value):
+        if name == name_pointer("default", NAME) and store.pointers.swap is swap:
+            store.pointers.swap = original
+            assert other.save(NAME, "theirs").version == "1"
+        return original(name, expected, value)
+
+    store.pointers.swap = swap
+    if on_conflict == "skip":
+        assert catalog.save(NAME, "ours", "1", on_conflict="skip") == catalog.info(NAME, "1")
+    else:
+        with pytest.raises(VersionConflict, match="exists already"):
+            catalog.save(NAME, "ours", "1")
+    assert catalog.load(NAME) == "theirs"
+
+
+def test_a_version_that_another_is_saving_is_not_the_next_number(catalog, store):
+    """While a saver of a given number is stopped, others get other numbers, so that what it saves
+    and removes doesn't come again.
+    """
+    original, other = store.pointers.swap, Catalog(store)
+
+    def swap(name, expected, value):
+        if name == pointer("1") and store.pointers.swap is swap:
+            store.pointers.swap = original
+            assert other.save(NAME, "theirs").version == "2"
+        return original(name, expected, value)
+
+    store.pointers.swap = swap
+    assert catalog.save(NAME, "ours", "1").version == "1"
+    assert catalog.list_versions(NAME) == ["1", "2"]
+
+
+def test_a_killed_saver_blocks_its_number_for_an_hour(catalog, store):
+    """The number of a saver that was killed can be given an hour later; what others save
+    meanwhile isn't affected.
+    """
+    store.pointers.before["catalog/"] = 99
+    with pytest.raises(StoreUnavailable):
+        catalog.save(NAME, 1)
+    store.pointers.before.clear()
+    with pytest.raises(VersionConflict):
+        catalog.save(NAME, 2, "1")
+    assert catalog.get_or_compute(NAME, None, int, 3) == 3
+    assert catalog.list_versions(NAME) == ["2"]
+    then = catalog._content().now() + 3601
+    catalog._content().now = lambda: then
+    assert catalog.save(NAME, 4, "1").version == "1"
+
+
+def test_a_saver_that_was_stopped_too_long_takes_another_number(catalog, store, monkeypatch):
+    """A saver that is stopped for longer than its number is reserved takes another one."""
+    content, other = catalog._content(), Catalog(store)
+    hold, now = store.blobs.hold, [content.now()]
+    content.now = other._content().now = lambda: now[0]
+
+    def stopped(digests, ttl, holder):
+        if ttl == FOREVER and store.blobs.hold is stopped:
+            monkeypatch.undo()
+            now[0] += 7200
+            other.save(NAME, "theirs", "1")
+            other.remove(NAME, "1")
+        return hold(digests, ttl, holder)
+
+    monkeypatch.setattr(store.blobs, "hold", stopped)
+    assert catalog.save(NAME, "ours").version == "2"
+    assert catalog.list_versions(NAME) == ["2"]
+    held = [holder for info in store.blobs.scan() for holder in store.blobs.holders(info.digest)]
+    assert held == [catalog.info(NAME, "2").holder]
+
+
 def test_there_is_a_last_number(catalog):
     """After the greatest number that a version can have, a save without a version is refused, and
     says what to do.

@@ -61,6 +61,17 @@ def test_the_bytes_of_a_state():
     assert read_state(pointer, STATE_WRITTEN.encode(), KEYS) == STATE
 
 
+def test_the_bytes_of_a_state_with_taken_numbers():
+    """Numbers that savers took lately are in a state; earlier versions ignore them."""
+    state = NameState().took(7, 1700000000.5)
+    text = (
+        '{"format":1,"versions":["7"],"recent":{"7":1700000000.5},"tags":{},"taken":["7"],"last":7}'
+    )
+    pointer = name_pointer("team-a", "a")
+    assert write_state(state, pointer, KEYS).decode().partition(" ")[2] == text
+    assert read_state(pointer, write_state(state, pointer, KEYS), KEYS) == state
+
+
 def test_an_unverified_record():
     """People may read a record without its key; nothing else does."""
     other = Keys([b"o" * 32])
@@ -126,3 +137,46 @@ def test_no_record_is_missing_in_a_state(steps):
         assert records <= state.keys
     state = state.without(state.keys - records, now + 2 * HOUR)
     assert state.keys == records
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(("take", "announce", "write", "remove", "wait", "mend")),
+            st.sampled_from(("1", "2", "3")),
+            st.integers(0, 3),
+        ),
+        max_size=60,
+    )
+)
+def test_no_number_comes_again(steps):
+    """However savers and those who remove take turns, a saver without a version writes one that
+    nobody has written before, and no version goes missing.
+
+    Each saver writes its record within ten minutes. If that takes longer, one that was given a
+    version announces it again, and one that wasn't takes another number.
+    """
+    now, state, records, written, savers = 0.0, NameState(), set(), set(), {}
+    for step, key, number in steps:
+        if step == "take":
+            state = state.took(state.next_number(0, now), now)
+            savers[number] = str(state.last), now, True
+        elif step == "announce" and (key in records or not state.is_taken(key, now)):
+            savers[number] = key, now, False
+            state = state.announced(key, now)
+        elif step == "write" and number in savers:
+            own, since, is_numbered = savers.pop(number)
+            if now - since < HOUR / 6 and own not in records:
+                assert not (is_numbered and own in written)
+                records.add(own)
+                written.add(own)
+        elif step == "remove" and key in records:
+            state = state.numbered(int(key))
+            records.discard(key)
+            state = state.removed(frozenset({key}), now)
+        elif step == "mend":
+            state = state.found(records).without(state.keys - records, now)
+        elif step == "wait":
+            now += (1.0, 500.0, HOUR, 2 * HOUR)[number]
+        assert records <= state.keys
+        assert state.taken <= state.keys

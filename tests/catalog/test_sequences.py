@@ -284,6 +284,20 @@ def test_computed_once(catalog):
     assert "c" not in catalog
 
 
+def test_what_is_computed_gets_no_number_of_a_removed_version(catalog):
+    """The first version of an object is computed again after its removal, under a number that no
+    version had.
+    """
+    for number, value in enumerate("abc", 1):
+        assert catalog.get_or_compute("a", None, str, value) == value
+        assert catalog.list_versions("a") == [str(number)]
+        catalog.remove("a")
+    single = Catalog(catalog.store, versioned=False)
+    for value in "de":
+        assert single.get_or_compute("a", None, str, value) == value
+        single.remove("a")
+
+
 def test_any_argument_can_be_passed_on(catalog):
     """The function that computes may have parameters of any name."""
     compute = lambda name, version, fn: [name, version, fn]
