@@ -19,7 +19,8 @@ def main(programs: list[str]) -> int:
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         say(f"installing {', '.join(missing)}")
         _apt("update")
-        _apt("install", "-y", "--no-install-recommends", *missing)
+        for name in missing:  # one that apt-get doesn't know must not prevent the others
+            _apt("install", "-y", "--no-install-recommends", name)
         missing = [name for name in missing if shutil.which(name) is None]
     if missing:
         say(f"missing: {', '.join(missing)}. Tests that need them are skipped. On Debian:")

@@ -30,7 +30,7 @@ def run(root, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root installs")
 def test_missing_programs_are_installed(run, tmp_path):
-    """apt-get installs only what is missing, in one call."""
+    """apt-get installs only what is missing."""
     message = run("some-browser", "sh", install="cp /bin/true {folder}/some-browser")
     assert "installing some-browser" in message
     assert "not here" not in message
@@ -38,6 +38,14 @@ def test_missing_programs_are_installed(run, tmp_path):
     assert asked == ["-qq update", "-qq install -y --no-install-recommends some-browser"]
     assert run("some-browser") == ""
     assert len((tmp_path / "asked").read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs")
+def test_a_program_is_installed_although_another_cannot_be(run):
+    """A program that apt-get doesn't know doesn't prevent the installation of the others."""
+    install = 'case "$*" in *unknown*) exit 100 ;; esac; cp /bin/true {folder}/some-browser'
+    message = run("unknown", "some-browser", install=install)
+    assert message.splitlines()[-1].endswith("apt-get install unknown")
 
 
 def test_programs_that_cannot_be_installed_are_named(run):
