@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import boto3
 from moto import mock_aws
+from moto.s3.models import S3Backend
 
 from offload.stores.capabilities import UNNAMED
 from offload.stores.s3.client import S3Client
@@ -21,6 +22,13 @@ def session():
     return boto3.session.Session("key", "secret", region_name="us-east-1")
 
 
+@cache
+def handlers():
+    """Return what handles each URL of S3; moto finds that out anew for each request."""
+    with mock_aws():
+        return S3Backend("us-east-1", "123456789012").urls
+
+
 @contextmanager
 def moto_bucket(clock):
     """Yield a client of S3 with an empty bucket ``bucket`` whose dates come from *clock*."""
@@ -28,7 +36,11 @@ def moto_bucket(clock):
     def stamp():
         return datetime.fromtimestamp(clock(), timezone.utc).replace(tzinfo=None)
 
-    with mock_aws(), patch("moto.s3.models.utcnow", stamp):
+    with (
+        mock_aws(),
+        patch("moto.s3.models.utcnow", stamp),
+        patch.object(S3Backend, "urls", handlers()),
+    ):
         client = session().client("s3")
         client.create_bucket(Bucket="bucket")
         yield client
