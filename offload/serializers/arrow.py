@@ -215,6 +215,13 @@ def _part_types(kind: pa.DataType) -> list[pa.DataType]:
     return [kind.field(i).type for i in range(kind.num_fields)]
 
 
+def _has_texts_only(kind: pa.DataType) -> bool:
+    """Return whether all dictionaries in *kind* are of texts."""
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type) or kind.value_type in _VIEWS
+    return all(map(_has_texts_only, _part_types(kind)))
+
+
 def _is_text(kind: pa.DataType) -> bool:
     types = pa.types
     return bool(
@@ -340,6 +347,8 @@ def _read_polars(body: Node, reader: Reader) -> Any:
             'reading a polars value needs polars: pip install "offload[polars]"'
         ) from error
     table = _read_table(body, reader)
+    if not all(map(_has_texts_only, table.schema.types)):
+        raise ValueError("a dictionary of other items than texts")  # polars repeats these
     try:
         frame: Any = pl.from_arrow(table, rechunk=False)
     except pl.exceptions.PanicException as error:  # not a subclass of Exception

@@ -199,13 +199,16 @@ def _write_masked(value: Any, writer: Writer) -> Any:
 
 
 def _read_masked(body: Any, reader: Reader) -> Any:
-    mask, fill = body["mask"], body["fill"]
-    masked: Any = np.ma.MaskedArray(
-        read_array(body["array"], reader),
-        mask=np.ma.nomask if mask is None else read_array(mask, reader),
-        hard_mask=body["hard"],
-        copy=False,
-    )
+    array = read_array(body["array"], reader)
+    mask = np.ma.nomask if body["mask"] is None else read_array(body["mask"], reader)
+    fill = None if body["fill"] is None else read_array(body["fill"], reader)
+    of_mask = np.ma.make_mask_descr(array.dtype)
+    # numpy would allocate memory to make them fit.
+    if mask is not np.ma.nomask and (mask.shape, mask.dtype) != (array.shape, of_mask):
+        raise ValueError("not the mask of this array")
+    if fill is not None and (fill.ndim or fill.dtype != array.dtype):
+        raise ValueError("not a value of this array")
+    masked: Any = np.ma.MaskedArray(array, mask=mask, hard_mask=bool(body["hard"]), copy=False)
     if fill is not None:
-        masked.fill_value = read_array(fill, reader)
+        masked.fill_value = fill
     return masked

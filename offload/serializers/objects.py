@@ -350,7 +350,7 @@ def _read_code(reader: Reader, body: Node) -> Any:
 def _read_object(reader: Reader, body: Node) -> Any:
     how, made_by, number, *nodes = body
     args, keywords = (*map(reader.value, nodes[:2]), None, None)[:2]
-    args, keywords = args or (), keywords or {}
+    args, keywords = _listed(args), keywords or {}
     if how == _NEW:
         cls = reader.state.load(made_by)
         if not isinstance(cls, type):
@@ -373,12 +373,19 @@ def _read_object(reader: Reader, body: Node) -> Any:
     if state is not None:
         methods.set_state(made, state, reader.state.is_version)
     if items:
-        methods.checked(made, "extend", reader.state.is_version)(items)
+        methods.checked(made, "extend", reader.state.is_version)(_listed(items))
     if pairs:
         set_item = methods.checked(made, "__setitem__", reader.state.is_version)
-        for key, value in pairs:
+        for key, value in _listed(pairs):
             set_item(key, value)
     return made
+
+
+def _listed(value: Any) -> Any:
+    """Return *value*, a list or tuple: others, such as ranges, may have any number of items."""
+    if value is not None and type(value) not in (list, tuple):
+        raise TypeError("not a list")
+    return value or ()
 
 
 def _read_again(reader: Reader, body: Node) -> Any:

@@ -8,6 +8,7 @@ changed, such as a sparse one, is refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import tzinfo
 from typing import Any
 
 import numpy as np
@@ -198,7 +199,7 @@ def read_index(node: Node, reader: Reader) -> Any:
         levels = [read_index(level, reader) for level in node["levels"]]
         # pandas allocates memory for ranges here.
         reader.spend(sum(len(each) for each in levels if type(each) is pd.RangeIndex))
-        codes = reader.items(node["codes"])
+        codes = [_read_codes(body, reader) for body in node["codes"]]
         return pd.MultiIndex(levels, codes, names=names)
     values = _read_values(node["values"], reader)
     index: Any = pd.Index(values, dtype=values.dtype, copy=False).set_names(names)
@@ -292,6 +293,8 @@ def _read_numpy(body: Node, reader: Reader) -> Any:
     array = reader.value(body)
     if type(array) is not np.ndarray or array.ndim != 1:
         raise TypeError("not a one-dimensional array")
+    if array.dtype.names is not None:  # pandas makes an object of each field of each item
+        raise TypeError("not a column of single items")
     if not array.dtype.itemsize:
         reader.spend(len(array))  # pandas creates an object for each item
     return array
@@ -303,7 +306,7 @@ def _read_objects(body: Node, reader: Reader) -> Any:
 
 
 def _read_times(body: Node, reader: Reader) -> Any:
-    array, zone = _read_numpy(body[0], reader), reader.value(body[1])
+    array, zone = _read_numpy(body[0], reader), _read_zone(body[1], reader)
     if array.dtype.kind == "m" and zone is None:
         return pd.TimedeltaIndex(array, copy=False).array
     if array.dtype.kind != "M":
@@ -313,10 +316,24 @@ def _read_times(body: Node, reader: Reader) -> Any:
     return pd.DatetimeIndex(array, tz="UTC", copy=False).tz_convert(zone).array
 
 
+def _read_zone(node: Node, reader: Reader) -> tzinfo | None:
+    zone = reader.value(node)
+    if zone is not None and not isinstance(zone, tzinfo):  # pandas opens files that a text names
+        raise TypeError("not a time zone")
+    return zone
+
+
+def _read_codes(body: Node, reader: Reader) -> Any:
+    codes = _read_numpy(body, reader)
+    if codes.dtype.kind != "i":
+        raise TypeError("not codes")
+    return codes
+
+
 def _read_categories(body: Node, reader: Reader) -> Any:
     categories_node, codes, ordered = body
     dtype = pd.CategoricalDtype(read_index(categories_node, reader), bool(ordered))
-    return pd.Categorical.from_codes(_read_numpy(codes, reader), dtype=dtype)
+    return pd.Categorical.from_codes(_read_codes(codes, reader), dtype=dtype)
 
 
 def _short(node: Node) -> str:
@@ -335,8 +352,8 @@ def _read_periods(body: Node, reader: Reader) -> Any:
 def _read_intervals(body: Node, reader: Reader) -> Any:
     left, right, closed = body
     ends = read_index(left, reader), read_index(right, reader)
-    if any(type(end) is pd.RangeIndex for end in ends):
-        raise TypeError("ends of intervals can't be ranges")
+    if any(type(end) in (pd.RangeIndex, pd.CategoricalIndex) for end in ends):
+        raise TypeError("ends of intervals can't be ranges or categories")  # pandas expands them
     return pd.arrays.IntervalArray.from_arrays(*ends, closed=closed)
 
 
@@ -373,7 +390,7 @@ def _read_arrow(body: Node, reader: Reader) -> Any:
 def _read_timestamp(body: Node, reader: Reader) -> Any:
     ticks, unit, zone = body
     moment = pd.Timestamp(np.datetime64(ticks, unit))
-    zone = reader.value(zone)
+    zone = _read_zone(zone, reader)
     return moment if zone is None else moment.tz_localize("UTC").tz_convert(zone)
 
 

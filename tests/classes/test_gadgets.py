@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tracemalloc
 
 import orjson
 import pandas as pd
@@ -255,6 +256,29 @@ def test_instances_of_a_library_s_subclass_travel_by_their_attributes(memory, mo
     arrived = side.read(side.write(value))
     assert (type(arrived), arrived.a, arrived.size) == (cls, [1], 3)
     assert not library.calls
+
+
+@pytest.mark.parametrize(
+    "parts",
+    (
+        [{"range": [0, 10**7, 1]}],
+        [None, None, None, {"range": [0, 10**7, 1]}],
+        [None, None, None, None, {"range": [0, 10**7, 1]}],
+    ),
+    ids=("arguments", "items", "pairs"),
+)
+def test_arguments_and_items_are_lists(memory, defined, parts):
+    """A range in place of an instance's arguments, items, or pairs isn't expanded."""
+    side = Side(memory)
+    cls = defined("class F(list):\n    def extend(self, items): super().extend(items)")
+    head = tree(side.registry, [cls], {"object": ["call", {"code": 0}, 0, *parts]})
+    tracemalloc.start()
+    try:
+        with pytest.raises(OffloadError):
+            side.serializers.decode("tree", head, [])
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_name_leads_through_modules_and_classes_only(memory, monkeypatch):

@@ -35,7 +35,7 @@ from offload.ref import Keys
 from offload.serializers import Registry
 from offload.stores.memory import MemoryStore
 from tests.classes.sides import Side
-from tests.serializers.test_hostile import CLAIMS, SAMPLES
+from tests.serializers.test_hostile import CLAIMS, EXPANDED, SAMPLES
 
 ROUNDS = int(os.environ.get("OFFLOAD_FUZZ_ROUNDS", "500"))
 MOST = 600 << 20
@@ -168,7 +168,7 @@ def main():
     payloads += [data.encode(SAMPLES["json"], native) for native in ("msgpack", "yaml")]
     trees = [(orjson.loads(p.head), list(p.buffers)) for p in payloads if p.serializer == "tree"]
     trees += [({"shipped": [pairs, node]}, []) for node in shipped]
-    trees += [(node, []) for node in (*CLAIMS.values(), *gadgets)]
+    trees += [(node, []) for node in (*CLAIMS.values(), *EXPANDED.values(), *gadgets)]
     others = [node for node, _ in trees] + [{tag: []} for tag in TAGS]
     readers = [data, *(side.serializers for side in sides.values())]
 

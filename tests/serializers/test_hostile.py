@@ -283,6 +283,95 @@ CLAIMS = {
 }
 
 
+def array(shape, dtype="<f8", data=""):
+    return orjson.loads(of_size(shape, dtype, data))
+
+
+def masked(values, mask=None, fill=None):
+    return {"numpy": {"kind": "masked", "array": values, "mask": mask, "fill": fill, "hard": False}}
+
+
+def levels(codes):
+    level = {"range": [0, 10**6, 1], "names": [None]}
+    return {"pandas": {"index": {"levels": [level], "codes": [codes], "names": [None]}}}
+
+
+def zeros(count, dtype):
+    return array([count], dtype, base64.b64encode(bytes(count)).decode())
+
+
+NAMES = {"range": [0, 10**7, 1], "names": [None]}
+CATEGORIES = {"values": {"codes": [NAMES, zeros(1, "|i1"), False]}, "names": [None]}
+EXPANDED = {
+    "a mask": masked(array([3 * 10**7], "S0")["numpy"], mask=zeros(1, "|b1")["numpy"]),
+    "a fill value": masked(
+        array([0], "|S30000000")["numpy"], fill=array([], "|S1", "AA==")["numpy"]
+    ),
+    "codes of a range": levels({"range": [0, 10**6, 1]}),
+    "ends of categories": {"pandas": {"values": {"intervals": [CATEGORIES] * 2 + ["right"]}}},
+}
+
+
+@pytest.mark.parametrize("claim", EXPANDED)
+def test_what_takes_no_memory_is_not_expanded(claim):
+    """Ranges and items without width are refused wherever a library would make an item of each."""
+    with pytest.raises(DeserializationError), at_most(16_000_000):
+        REGISTRY.decode("tree", orjson.dumps(EXPANDED[claim]), [])
+
+
+def test_a_column_has_single_items():
+    """A structured array is no column: pandas would make an object of each field of each item."""
+    fields = {"names": ["a", "b"], "formats": ["|i1"] * 2, "offsets": [0, 0], "itemsize": 1}
+    values = {"numpy": zeros(9, {**fields, "aligned": 0, "record": 0})}
+    node = {"pandas": {"index": {"values": values, "names": [None]}}}
+    with pytest.raises(DeserializationError, match="single items"):
+        REGISTRY.decode("tree", orjson.dumps(node), [])
+
+
+def dictionary(kind, values):
+    """Return the node of a polars frame with a column that names one item a thousand times."""
+    many = base64.b64encode(bytes(1000)).decode()
+    index = {"length": 1000, "nulls": 0, "buffers": [None, many], "parts": []}
+    made = column(pa.dictionary(pa.int8(), kind), 0, [])
+    chunks = [[{"parts": [index, values]}]]
+    return {**made, "kind": "DataFrame", "columns": chunks, "rows": 1000, "names": ["a"]}
+
+
+def test_a_dictionary_of_lists_is_not_repeated():
+    """A frame of polars whose dictionary has lists is refused: polars would copy one for each row,
+    and end the process if it runs out of memory.
+    """
+    content = base64.b64encode(bytes(1000)).decode()
+    ends = base64.b64encode((0).to_bytes(4, "little") + (1000).to_bytes(4, "little")).decode()
+    items = {"length": 1000, "nulls": 0, "buffers": [None, content], "parts": []}
+    lists = {"length": 1, "nulls": 0, "buffers": [None, ends], "parts": [items]}
+    nested = {"length": 1, "nulls": 0, "buffers": [None], "parts": [lists]}
+    for kind, values in (
+        (pa.list_(pa.int8()), lists),
+        (pa.struct([("a", pa.list_(pa.int8()))]), nested),
+    ):
+        node = {"polars": dictionary(kind, values)}
+        with pytest.raises(DeserializationError, match="other items than texts"):
+            REGISTRY.decode("tree", orjson.dumps(node), [])
+    texts = {"length": 1, "nulls": 0, "buffers": [None, ends, content], "parts": []}
+    node = {"polars": dictionary(pa.string(), texts)}
+    assert len(REGISTRY.decode("tree", orjson.dumps(node), [])) == 1000
+
+
+@pytest.mark.parametrize("zone", ("dateutil//etc/passwd", "Europe/Berlin", "tzlocal()", 5, []))
+@pytest.mark.parametrize("kind", ("Timestamp", "times"))
+def test_a_text_is_no_time_zone(kind, zone):
+    """A text in a time zone's place is refused: pandas would open the file that it names."""
+    times = array([1], "<M8[ns]", base64.b64encode(bytes(8)).decode())
+    node = (
+        {"Timestamp": [0, "ns", zone]}
+        if kind == "Timestamp"
+        else {"values": {"times": [times, zone]}}
+    )
+    with pytest.raises(DeserializationError, match="not a time zone"):
+        REGISTRY.decode("tree", orjson.dumps({"pandas": node}), [])
+
+
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_null_items_are_bounded_by_the_values_size(claim):
     """Rows of nulls cost no bytes, so they are counted; expanding too many is refused."""

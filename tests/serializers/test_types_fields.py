@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import tracemalloc
 from collections import OrderedDict
 from dataclasses import InitVar, dataclass, field
 from datetime import date, datetime, timezone
@@ -13,6 +14,7 @@ from uuid import UUID
 
 import numpy as np
 import orjson
+import pandas as pd
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, field_validator
 
@@ -289,6 +291,44 @@ def test_pydantic_validates_what_arrives(types):
         head = orjson.dumps({"registered": [name, 1, {"json": data}]})
         with pytest.raises(DeserializationError, match="cannot decode a value of type"):
             Registry({"json"}).decode("tree", head, [])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    (
+        ("rows", range(10**7)),
+        ("rows", np.ndarray(10**7, "S0", b"")),
+        ("rows", pd.RangeIndex(10**7)),
+        ("count", Decimal("1e200000")),
+        ("price", 1 << 200_000),
+    ),
+    ids=("range", "array", "index", "Decimal", "int"),
+)
+def test_pydantic_converts_nothing_that_takes_no_memory(types, field, value):
+    """A range isn't made a list, nor a huge Decimal an int; ordinary values are converted as ever,
+    and fields of these types have them.
+    """
+
+    class Model(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        rows: list[int] = []
+        count: int = 0
+        price: Decimal = Decimal(0)
+        any: object = None
+
+    register_type(Model, name="Model")
+    fields = orjson.loads(Registry({"json"}).encode({field: value, "any": {1}}, "json").head)
+    head = orjson.dumps({"registered": ["Model", 1, {"dict": [["fields"], [fields]]}]})
+    tracemalloc.start()
+    try:
+        with pytest.raises(DeserializationError, match=field):
+            Registry({"json"}).decode("tree", head, [])
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    sent = Model(rows=(1, 2), count=Decimal(3), any=[range(10**9), Decimal("1e99999"), 1 << 99999])
+    assert through(sent) == sent
+    assert through(Model.model_construct(rows=(1, 2), any=np.arange(9.0))).rows == [1, 2]
 
 
 def test_validators_run_on_what_arrives(types):

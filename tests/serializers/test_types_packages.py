@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import sys
+import tracemalloc
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -225,6 +226,20 @@ def test_an_image_larger_than_its_pixels_is_refused(image):
     refused("PIL.Image", ["RGB", [10**6, 10**6], {"raw": ["bytes", "AAAA"]}, None, {}])
     refused("PIL.Image", ["eval", [1, 1], {"raw": ["bytes", "AAAA"]}, None, {}])
     refused("PIL.Image", ["P", [1, 4], {"raw": ["bytes", "AAAAAA=="]}, ["RGB", 5], {}])
+
+
+@pytest.mark.parametrize("size", ([0, 10**6], [10**6, 0], [0, 0], [0, 10]))
+def test_an_empty_image_is_small(image, size):
+    """Pillow allocates memory for each row, also of an image without pixels: long ones are refused,
+    by the sender, too.
+    """
+    sent = image.new("L", size)
+    if max(size) < 1000:
+        assert through(sent).size == tuple(size)
+        return
+    with pytest.raises(SerializationError, match="too wide or high"):
+        Registry({"json"}).encode([sent], "json")
+    refused("PIL.Image", ["L", size, {"raw": ["bytes", ""]}, None, {"dict": [[], []]}])
 
 
 # -- torch
@@ -534,6 +549,54 @@ def test_linear_rings_are_refused_with_advice(geo):
 
 
 # -- hostile data
+
+MANY = {"range": [0, 10**8, 1]}
+NONE = {"dict": [[], []]}
+
+
+def numbers(count, dtype="<i4", data=""):
+    return {
+        "numpy": {"kind": "array", "dtype": dtype, "shape": [count], "order": "C", "data": data}
+    }
+
+
+def data_array(*index):
+    return [[["x"], numbers(0), NONE], [NONE, [list(index)]], None]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    (
+        ("PIL.Image", ["L", [10**4, 10**4], MANY, None, NONE]),
+        ("scipy.sparse.coo_array", [[5], numbers(0), MANY]),
+        (
+            "scipy.sparse.lil_array",
+            [
+                [300_000, 1],
+                numbers(0),
+                numbers(0),
+                numbers(300_001, "|i1", base64.b64encode(bytes(300_001)).decode()),
+            ],
+        ),
+        ("xarray.Variable", [MANY, numbers(0), NONE]),
+        ("xarray.Variable", [["x"], [[10**8], MANY], NONE]),
+        ("xarray.Variable", [["x"], [[10**8], numbers(10**8, "S0")], NONE]),
+        ("xarray.DataArray", data_array("index", ["x"], MANY, "x", [None])),
+        ("xarray.DataArray", data_array("index", MANY, {"pandas": {"index": {"values": {
+            "numpy": numbers(0)}, "names": [None]}}}, "x", [None])),
+    ),
+    ids=str,
+)  # fmt: skip
+def test_what_takes_no_memory_is_not_expanded(name, data):
+    """A range, or an array without width, in place of a list is refused by decoders of packages."""
+    pytest.importorskip(BUILT_IN[name.partition(".")[0]].imported)
+    tracemalloc.start()
+    try:
+        refused(name, data)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
 
 ARRAY = {"kind": "array", "dtype": "<i4", "shape": [1], "order": "C", "data": "AAAAAA=="}
 junk = st.recursive(

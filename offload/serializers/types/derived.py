@@ -12,16 +12,23 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from enum import Enum, Flag
+from itertools import chain
 from typing import Any
 
 from offload.serializers.base import NotData
 from offload.serializers.methods import slots_of
-from offload.serializers.types.registry import NotDecoded
+from offload.serializers.types.registry import BUILT_IN, CARRIED, NotDecoded, as_list
 from offload.text import reason_of
 
 _NO_FIELDS = "it has attributes that aren't fields"
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
+_BITS = 1 << 14  # of a number: converting it takes quadratic time
+_EXPANDED = frozenset({*CARRIED, *BUILT_IN})
+"""Packages whose values may have any number of items that take no memory."""
 _Pair = tuple[str, Callable[[Any], Any], Callable[[Any, int], Any]]
 
 
@@ -206,23 +213,43 @@ def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
         private = data.get("private", {})
         if not private.keys() <= kind.__private_attributes__.keys():
             raise NotDecoded("it has private attributes that this process's model lacks")
+        # Pydantic would make a list of a range, and an int of a Decimal, however large.
+        strict = None if all(map(_is_bounded, (fields, extra))) else True
         try:
             if is_root:
-                made = kind.model_validate(fields["root"])
+                made = kind.model_validate(fields["root"], strict=strict)
             elif by_name:
-                made = kind.model_validate({**extra, **fields}, by_name=True, by_alias=False)
+                given = {**extra, **fields}
+                made = kind.model_validate(given, strict=strict, by_name=True, by_alias=False)
             else:
-                made = kind.model_validate({**extra, **_by_alias(kind, fields)})
+                made = kind.model_validate({**extra, **_by_alias(kind, fields)}, strict=strict)
         except ValidationError as error:
             raise NotDecoded(_reasons(error, kind)) from None
         if "set" in data:
-            given = {*fields, *extra}.intersection(data["set"])
-            object.__setattr__(made, "__pydantic_fields_set__", given)
+            names = {*fields, *extra}.intersection(as_list(data["set"]))
+            object.__setattr__(made, "__pydantic_fields_set__", names)
         for name, content in private.items():
             setattr(made, name, content)
         return made
 
     return encode, decode
+
+
+def _is_bounded(value: Any) -> bool:
+    """Return whether a conversion of *value* takes no more memory and time than its size tells."""
+    if isinstance(value, _CONTAINERS):
+        items = chain(value, value.values()) if isinstance(value, dict) else value
+        return all(map(_is_bounded, items))
+    if isinstance(value, int):
+        return value.bit_length() < _BITS
+    if isinstance(value, Decimal):
+        return not value.is_finite() or abs(value.adjusted()) < _BITS
+    if not isinstance(value, Iterable):
+        return True
+    package = type(value).__module__.partition(".")[0]
+    if package == "numpy":
+        return bool(getattr(value, "itemsize", 0))
+    return type(value) is not range and package not in _EXPANDED
 
 
 def _by_alias(kind: Any, fields: dict[str, Any]) -> dict[str, Any]:

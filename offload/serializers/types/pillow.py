@@ -33,11 +33,14 @@ _BITS = {
 """Bits per pixel in an image's bytes, by mode."""
 
 _MAX_PALETTE = 256 * 4
+_MAX_EMPTY = 1024  # pixels in width and height of an image without any
 
 
 def _encode(image: Any) -> Any:
     if image.mode not in _BITS:
         raise NotData(f"its mode is {image.mode}")
+    if 0 in image.size and max(image.size) > _MAX_EMPTY:
+        raise NotData("it is empty, but too wide or high")
     palette = image.palette if image.mode in ("P", "PA") else None
     return [
         image.mode,
@@ -52,7 +55,11 @@ def _decode(data: Any, version: int) -> Any:
     mode, (width, height), pixels, palette, info = data
     if mode not in _BITS or type(width) is not int or type(height) is not int:
         raise NotDecoded("its mode or size is unknown")
+    if type(pixels) is not bytes:
+        raise NotDecoded("its pixels are no bytes")
     row = (width * _BITS[mode] + 7) // 8
+    if not row * height and max(width, height) > _MAX_EMPTY:  # Pillow allocates memory for rows
+        raise NotDecoded("it is empty, but too wide or high")
     if width < 0 or height < 0 or row * height != len(pixels):
         raise NotDecoded("its size doesn't fit its pixels")
     image: Any = (

@@ -27,6 +27,16 @@ class NotDecoded(Exception):
     """Raised by offload's own decoders. Its message names fields, but contains no value."""
 
 
+def as_list(data: Any) -> list[Any]:
+    """Return *data*; raise NotDecoded unless it is a list.
+
+    Data comes from anyone. What isn't a list may have any number of items, such as a range.
+    """
+    if type(data) is not list:
+        raise NotDecoded("a list is missing")
+    return data
+
+
 @dataclass(frozen=True)
 class RegisteredType:
     """A type whose values are serialized as data.
@@ -109,7 +119,7 @@ BUILT_IN: dict[str, BuiltIn] = {
 
 _TRIGGERS = frozenset(built_in.imported for built_in in BUILT_IN.values())
 
-_CARRIED = frozenset({"numpy", "pandas", "polars", "pyarrow"})
+CARRIED = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 """Packages whose types the tree supports itself, so they are never registered."""
 
 _CONTAINERS = frozenset(
@@ -199,7 +209,7 @@ def find(kind: type[Any]) -> RegisteredType | None:
     found = _known(kind)
     if found is None:
         package = kind.__module__.partition(".")[0]
-        if activate(package) or (_pending and package not in _CARRIED and resolve_pending()):
+        if activate(package) or (_pending and package not in CARRIED and resolve_pending()):
             return _known(kind)
     return found
 

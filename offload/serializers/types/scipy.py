@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from offload.serializers.types.registry import NotDecoded, RegisteredType
+from offload.serializers.types.registry import NotDecoded, RegisteredType, as_list
 
 _COMPRESSED = ("bsr", "csc", "csr")
 _FORMATS = (*_COMPRESSED, "coo", "dia", "dok", "lil")
@@ -40,7 +40,7 @@ def _encode_coo(value: Any) -> Any:
 def _decode_coo(kind: Any, data: Any, version: int) -> Any:
     shape, content, coords = data
     shape = _shape(shape)
-    _check_arrays(*coords)
+    _check_arrays(*as_list(coords))
     if len(coords) != len(shape) or any(len(each) != len(content) for each in coords):
         raise NotDecoded("its coordinates don't fit its shape")
     for each, most in zip(coords, shape, strict=True):
@@ -94,6 +94,8 @@ def _encode_lil(value: Any) -> Any:
 
 
 def _decode_lil(kind: Any, data: Any, version: int) -> Any:
+    if not isinstance(data[3], np.ndarray) or data[3].dtype != np.int64:  # two lists each
+        raise NotDecoded("its rows are no array of numbers")
     csr = sp.csr_matrix if issubclass(kind, sp.spmatrix) else sp.csr_array
     return kind(_decode_compressed(csr, data, version))
 

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from xarray.indexes import PandasIndex, PandasMultiIndex
 
 from offload.serializers.base import NotData
-from offload.serializers.types.registry import NotDecoded, RegisteredType
+from offload.serializers.types.registry import NotDecoded, RegisteredType, as_list
 from offload.text import type_name
 
 
@@ -22,7 +23,7 @@ def _encode_variable(value: Any) -> Any:
 
 
 def _encode_data(value: Any) -> Any:
-    data = value.values if isinstance(value, xr.IndexVariable) else value.data
+    data = value.values if isinstance(value, xr.IndexVariable) else value.data  # noqa: PD011
     if type(data) is not np.ndarray:
         raise NotData(f"its data is a {type_name(data)}", advice="send .compute() of it")
     if data.dtype != object:
@@ -32,14 +33,14 @@ def _encode_data(value: Any) -> Any:
 
 def _decode_variable(data: Any, version: int, kind: Any = xr.Variable) -> Any:
     dims, content, attrs = data
-    return kind(tuple(dims), _decode_data(content), attrs)
+    return kind(tuple(as_list(dims)), _decode_data(content), attrs)
 
 
 def _decode_data(content: Any) -> Any:
     if isinstance(content, np.ndarray):
         return content
     shape, items = content
-    array = np.empty(len(items), object)
+    array = np.empty(len(as_list(items)), object)
     array[:] = items
     return array.reshape(shape)
 
@@ -52,7 +53,11 @@ def _encode_dtype(dtype: Any) -> Any:
 
 
 def _decode_dtype(dtype: Any) -> Any:
-    return np.dtype(object) if dtype == "object" else dtype
+    if type(dtype) is str and dtype == "object":
+        return np.dtype(object)
+    if dtype is not None and not isinstance(dtype, np.dtype):
+        raise NotDecoded("not a dtype")
+    return dtype
 
 
 def _encode_coords(coords: Any) -> Any:
@@ -81,15 +86,17 @@ def _decode_coords(data: Any) -> Any:
     found, own = data
     variables: dict[Any, Any] = {}
     indexes: dict[Any, Any] = {}
-    for how, names, content, dim, dtypes in own:
-        known = [_decode_dtype(dtype) for dtype in dtypes]
+    for how, names, content, dim, dtypes in as_list(own):
+        if not isinstance(content, pd.Index):  # others are expanded
+            raise NotDecoded("an index is missing")
+        known = [_decode_dtype(dtype) for dtype in as_list(dtypes)]
         index = (
-            PandasMultiIndex(content, dim, dict(zip(names, known, strict=True)))
+            PandasMultiIndex(content, dim, dict(zip(as_list(names), known, strict=True)))
             if how == "multi"
             else PandasIndex(content, dim, *known)
         )
         made = index.create_variables()
-        if set(made) != set(names) and len(names) == 1 == len(made):
+        if set(made) != set(as_list(names)) and len(names) == 1 == len(made):
             made = {names[0]: next(iter(made.values()))}
         for name in names:
             variables[name], indexes[name] = made[name], index
