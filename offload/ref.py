@@ -60,6 +60,7 @@ _FINGERPRINT = re.compile(r"&k=([0-9a-fx][0-9a-f]{7})(?:&|$)")
 _DIGITS = 8  # of a fingerprint, in a reference
 ENCRYPTION = "x"
 """First character of the fingerprint of a key that is derived from an encryption key."""
+_LONGEST_NUMBER = 19  # digits
 _SCANNED = 300  # characters of a refused reference in which to look for its digest
 MAX_TYPE = 48
 """Characters of a type's name in a reference."""
@@ -437,11 +438,11 @@ def _parse(wire: str, signed: str, resolve: Resolve | None) -> Ref[Any]:
         return Ref(
             digest=parse_digest(query["d"]) if "d" in query else None,
             data=base64.b64decode(query["i"], b"-_", validate=True) if "i" in query else None,
-            size=int(query["n"]),
+            size=_number(query["n"]),
             serializer=query["s"],
             type=query["t"],
-            created=int(query["c"]),
-            until=int(query["u"]),
+            created=_number(query["c"]),
+            until=_number(query["u"]),
             wire=wire,
             resolve=resolve,
         )
@@ -452,10 +453,17 @@ def _parse(wire: str, signed: str, resolve: Resolve | None) -> Ref[Any]:
 def _parse_late(wire: str, signed: str, resolve: Resolve | None) -> Ref[Any]:
     try:
         query = _query(signed.partition("?")[2])
-        late, created = Late(query["b"], query["l"], query["v"]), int(query["c"])
+        late, created = Late(query["b"], query["l"], query["v"]), _number(query["c"])
     except (KeyError, ValueError) as exc:
         raise InvalidRef(f"a signed reference cannot be read: {exc}") from exc
     return Ref(None, 0, "late", "late", created, created, wire, None, resolve, late)
+
+
+def _number(text: str) -> int:
+    """Return a number of at most 19 digits; raises ValueError."""
+    if not text.isdecimal() or len(text) > _LONGEST_NUMBER:
+        raise ValueError("not a number")
+    return int(text)
 
 
 def _encode(query: Mapping[str, object]) -> str:

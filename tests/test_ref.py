@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from hashlib import blake2b
+from urllib.parse import quote_plus
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,18 @@ def test_has_a_readable_repr():
 def test_sizes_are_shown_in_powers_of_1000(size, text):
     """Sizes are formatted in units of 1000, with one decimal from kB up."""
     assert human_size(size) == text
+
+
+@pytest.mark.parametrize("number", ("-5", "1e3", "9" * 400, "", " 5", "1_0"))
+@pytest.mark.parametrize("field", ("n", "c", "u"))
+def test_a_signed_number_that_is_no_size_or_time_is_refused(field, number):
+    """A reference is opened only with a size and times as they are written, whoever signed it."""
+    text, _, _ = signed().wire.partition("&m=")
+    changed = re.sub(rf"([?&]{field}=)[0-9]+", lambda found: found[1] + quote_plus(number), text)
+    mac = blake2b(changed.encode(), key=KEY, digest_size=16, person=b"offload-ref").hexdigest()
+    assert changed != text
+    with pytest.raises(InvalidRef, match="cannot be read"):
+        KEYS.open(f"{changed}&m={mac}")
 
 
 texts = st.text(max_size=40)

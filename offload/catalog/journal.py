@@ -9,6 +9,7 @@ done.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from offload.catalog.records import Record
 from offload.catalog.saving import OnConflict
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
-from offload.digest import Digest
+from offload.digest import Digest, parse_digest
 from offload.encryption.keys import ID_BYTES, missing_key
 from offload.errors import (
     BlobMissing,
@@ -39,6 +40,7 @@ from offload.text import human_size
 _PURPOSE = "journal"  # of sealed entries, which get another name when they are refused
 _SEALED = b"\x02\x80"  # start of one, see `offload.encryption.sealing`
 _WAITING, _REFUSED = "journal/", "refused/"
+_NUMBER = re.compile(r"[0-9]{12,}", re.ASCII)
 _FORMAT = 1
 _UPLOAD = 86400.0  # seconds of a hold on blobs that no record names yet
 _GRACE = 60.0  # seconds for which content stays that no record names
@@ -208,8 +210,9 @@ class Journal:
         self._store.blobs.delete(found - needed)
 
     def _names(self, folder: str) -> list[int]:
-        """Return the numbers of entries, in order."""
-        return sorted(int(name[len(folder) :]) for name in self._pointers.names(folder))
+        """Return the numbers of entries, in order; pointers of others are ignored."""
+        found = (name[len(folder) :] for name in self._pointers.names(folder))
+        return sorted(int(number) for number in found if _NUMBER.fullmatch(number))
 
     def _written(self, entry: Entry) -> bytes:
         text = json.dumps({"format": _FORMAT, **asdict(entry)}, ensure_ascii=False)
@@ -235,10 +238,27 @@ class Journal:
                     f"{pointer} in {url} was written by a newer offload: upgrade offload here"
                 )
             if checksum == _checksum(text):
-                return Entry(**data)
-        except (ValueError, TypeError, KeyError, AttributeError):
+                return _checked(Entry(**data))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass
         raise IntegrityError(f"{pointer} in {url} was altered: it can't be saved", store=url)
+
+
+def _checked(entry: Entry) -> Entry:
+    """Return *entry*; raises ValueError or TypeError unless its fields have their types."""
+    parse_digest(entry.digest)
+    texts = (entry.bucket, entry.name, entry.author, entry.nonce, entry.serializer, entry.type)
+    optional = (entry.key, entry.shown)
+    if not (
+        all(type(text) is str for text in texts)
+        and all(text is None or type(text) is str for text in optional)
+        and type(entry.size) is int
+        and 0 <= entry.size < 1 << 63
+        and type(entry.created) in (int, float)
+        and abs(entry.created) < 1 << 63
+    ):
+        raise ValueError("not an entry")
+    return entry
 
 
 def _sealing() -> Any:

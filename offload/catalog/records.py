@@ -21,8 +21,17 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from offload.catalog.names import DEFAULT, Place, decode, encode, object_of, version_key
-from offload.digest import Digest
+from offload.catalog.names import (
+    DEFAULT,
+    MAX_VERSION,
+    Place,
+    decode,
+    encode,
+    object_of,
+    parsed,
+    version_key,
+)
+from offload.digest import Digest, parse_digest
 from offload.encryption.keys import ID_BYTES, missing_key
 from offload.errors import CatalogError, IntegrityError, UnsupportedVersion
 from offload.ref import Keys
@@ -45,6 +54,7 @@ ANNOUNCED = 600.0
 _SETTLED = 3600.0  # seconds after which no saver may still write a record that it announced
 _LAST = 48  # most bytes of `last` in a state
 _DEPTH = 50
+_GREATEST = 1 << 63  # more than any number in a record
 
 
 @dataclass(frozen=True)
@@ -269,8 +279,9 @@ def read_record(
     if (
         place is None
         or not all(type(data.get(name)) is kind for name, kind in kinds.items())
+        or not 0 <= data["size"] < _GREATEST
         or not _is_time(data.get("created"))
-        or not isinstance(data.get("digest"), (str, type(None)))
+        or not _is_digest(data.get("digest"))
     ):
         raise _altered(pointer)
     bucket, name, key = place
@@ -435,11 +446,12 @@ def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:
     last, taken = data.get("last", 0), data.get("taken", [])
     if not (
         type(last) is int
+        and 0 <= last < 10**MAX_VERSION
         and isinstance(versions, list)
         and isinstance(taken, list)
         and isinstance(recent, dict)
         and isinstance(tags, dict)
-        and all(map(_is_text, (*versions, *recent, *taken, *tags.values())))
+        and all(map(_is_key, (*versions, *recent, *taken, *tags.values())))
         and all(map(_is_time, recent.values()))
     ):
         raise _altered(pointer)
@@ -493,9 +505,19 @@ def _shown(pointer: str) -> str:
     return f"{name}@{key}" if bucket == DEFAULT else f"{name}@{key} in bucket {bucket}"
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _is_key(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(parsed(value))
+    except ValueError:
+        return False
 
 
 def _is_time(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < _GREATEST  # which NaN isn't
+
+
+def _is_digest(value: Any) -> bool:
+    try:
+        return value is None or bool(parse_digest(value))
+    except (ValueError, TypeError):
+        return False

@@ -56,6 +56,7 @@ _SMALLEST_CHUNK = 64 * 1024  # bytes, see the option chunk_size of stores
 _FIXED = 256  # bytes of a header besides its lists
 _PER_BUFFER, _PER_CHUNK = 22, 100  # bytes in a header
 
+_GREATEST = 1 << 63  # more than any size
 _MAGIC = b"OFFLOAD1"
 _PREFIX = struct.Struct("<8sII")
 _ZEROS = bytes(ALIGNMENT)
@@ -419,7 +420,7 @@ def read_prefix(prefix: bytes) -> ManifestPrefix | None:
             return None
         header = orjson.loads(prefix[_PREFIX.size : at])
         chunks = [Chunk(parse_digest(d), _size(s)) for d, s in header.get("c", ())]
-        size = sum(map(_size, header["b"])) + head_size
+        size = _size(sum(map(_size, header["b"])) + head_size)
         head = None if header.get("x") or end > len(prefix) else prefix[at:end]
         body = b"" if chunks else prefix[aligned(end) : aligned(end) + ALIGNMENT]
         return ManifestPrefix(_text(header["s"]), head, body, size, chunks)
@@ -434,6 +435,6 @@ def _text(value: object) -> str:
 
 
 def _size(value: object) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < _GREATEST:
         raise ValueError(f"{value!r} is not a size")
     return value

@@ -175,7 +175,8 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
         return None
     try:
         data = _loads(text)
-        fields = _FIELDS.get(data.get("v")) if isinstance(data, dict) else None
+        version = data.get("v") if isinstance(data, dict) else None
+        fields = _FIELDS.get(version) if type(version) is int else None
         if fields is None:
             return None
         found: dict[str, Any] = {}

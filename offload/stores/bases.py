@@ -19,6 +19,7 @@ from offload.stores.protocols import PUT, LeaseInfo, SweepItem
 
 WINDOW = 32 << 20
 """Bytes read ahead (or one blob, if that is more)."""
+_GREATEST = 1 << 63  # more than any number in a lease
 BLOB_NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
 """Names of a blob's file, folder, or object."""
 
@@ -205,8 +206,16 @@ class RecordLeases:
 
 
 def _parse(seen: Record) -> _Lease:
-    with suppress(TypeError, ValueError):
-        return _Lease(**json.loads(seen.content or b"{}"))
+    with suppress(TypeError, ValueError, RecursionError):
+        lease = _Lease(**json.loads(seen.content or b"{}"))
+        numbers = lease.fence, lease.until
+        if (
+            type(lease.owner) is str
+            and type(lease.fence) is int
+            and type(lease.until) in (int, float)
+            and all(0 <= number < _GREATEST for number in numbers)
+        ):
+            return lease
     return _Lease()  # a damaged record counts as no lease
 
 

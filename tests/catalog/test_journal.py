@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 
 import pytest
 
-from offload import Catalog
+from offload import Catalog, IntegrityError
 from offload.catalog import offline
+from offload.catalog.journal import Entry, _checksum
 from offload.errors import StoreUnavailable
 from offload.stores.memory import MemoryStore
 from tests.catalog.mortal import Killed, Mortal, lives
@@ -109,3 +112,71 @@ def test_a_sync_killed_anywhere(run):
         assert [catalog.load("a", each) for each in found] == values
         assert run(lambda catalog: catalog.waiting, there) == 0
     assert number > 40
+
+
+ENTRY = {
+    "bucket": "default",
+    "name": "a",
+    "key": "1",
+    "shown": "1",
+    "metadata": None,
+    "on_conflict": "error",
+    "overwrites": False,
+    "author": "me",
+    "created": 1.0,
+    "nonce": "0123456789ab",
+    "tried": True,
+    "digest": f"b3:{0:064x}",
+    "size": 1,
+    "serializer": "raw",
+    "type": "str",
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    (
+        ("bucket", 5),
+        ("name", None),
+        ("key", 5),
+        ("digest", 5),
+        ("digest", "../x"),
+        ("size", "x"),
+        ("size", -1),
+        ("size", 10**400),
+        ("created", "x"),
+        ("created", 10**400),
+        ("created", float("nan")),
+        ("nonce", []),
+        ("serializer", {}),
+    ),
+)
+def test_an_entry_with_a_wrong_field_is_refused(tmp_path, field, wrong):
+    """An entry with a field that none has is refused as altered, and others are saved."""
+    check_refused(tmp_path, {**ENTRY, field: wrong})
+
+
+def test_an_entry_nested_too_deeply_is_refused(tmp_path):
+    """An entry that is nested more deeply than Python reads JSON is refused as altered."""
+    check_refused(tmp_path, "[" * 60_000)
+
+
+def check_refused(folder, entry):
+    catalog = Catalog("memory://", cache_dir=folder, offline="queue")
+    journal = catalog._journal
+    text = entry if isinstance(entry, str) else json.dumps({"format": 1, **entry})
+    journal._pointers.swap("journal/000000000001", None, f"{_checksum(text)} {text}".encode())
+    made = replace(Entry(**ENTRY), name="good", nonce="ba9876543210")
+    journal.add(lambda ref: replace(made, digest=ref.digest, size=ref.size), "x" * 50, "json")
+    result = catalog.sync()
+    assert isinstance(result.errors["journal/000000000001"], IntegrityError)
+    assert result.succeeded == ["good@1"]
+    assert catalog.discard_refused() == 1
+
+
+def test_other_pointers_in_the_folder_are_ignored(tmp_path):
+    """A stray pointer among entries neither is an entry nor stops the others."""
+    catalog = Catalog("memory://", cache_dir=tmp_path, offline="queue")
+    for name in ("journal/abc", "journal/.DS_Store", "refused/5"):
+        catalog._journal._pointers.swap(name, None, b"x")
+    assert (catalog.waiting, catalog.sync().errors, catalog.discard_refused()) == (0, {}, 0)

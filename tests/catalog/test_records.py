@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from offload.catalog.records import (
     Record,
     read_record,
     read_state,
+    seal,
     write_record,
     write_state,
 )
@@ -90,6 +93,51 @@ def test_no_signature_is_valid_but_the_right_one(mac):
     ):
         with pytest.raises(IntegrityError, match="isn't signed for this store"):
             read(pointer, (mac + written[32:]).encode(), KEYS)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    (
+        ("created", 10**400),
+        ("created", 1e300),
+        ("size", 10**400),
+        ("size", -1),
+        ("digest", "../../x"),
+        ("digest", "b3:x"),
+        ("digest", 5),
+    ),
+)
+def test_a_field_that_no_record_has_is_refused(field, wrong):
+    """A number that is too large, or a digest that isn't one, makes a record an altered one, also
+    if it is read unverified, as by a sweep.
+    """
+    data = {**json.loads(WRITTEN.partition(" ")[2]), field: wrong}
+    for keys, value in ((None, f"{'0' * 32} {json.dumps(data)}".encode()),
+                        (KEYS, seal(POINTER, data, KEYS))):  # fmt: skip
+        with pytest.raises(IntegrityError, match="isn't signed for this store"):
+            read_record(POINTER, value, keys)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    (
+        ("versions", ["2.1", "no version"]),
+        ("versions", [5]),
+        ("recent", {"2.1": 10**400}),
+        ("recent", {"x y": 1}),
+        ("tags", {"production": "no version"}),
+        ("last", -1),
+        ("last", 10**300),
+    ),
+)
+def test_a_field_that_no_state_has_is_refused(field, wrong):
+    """A state that lists what can't be a version, or has a number that is too large, is refused,
+    even with a valid signature.
+    """
+    pointer = name_pointer("team-a", RECORD.name)
+    data = {**json.loads(STATE_WRITTEN.partition(" ")[2]), field: wrong}
+    with pytest.raises(IntegrityError):
+        read_state(pointer, seal(pointer, data, KEYS), KEYS)
 
 
 def test_what_users_see():

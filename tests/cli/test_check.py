@@ -99,9 +99,7 @@ def test_another_result_backend_is_recognized(started, project, redis):
         error = next(each for each in found["findings"] if each["level"] == "error")
         if "ran the task" in error["what"]:
             break
-    assert error["what"].endswith(
-        f"ran the task, but its result didn't arrive within {timeout} s"
-    )
+    assert error["what"].endswith(f"ran the task, but its result didn't arrive within {timeout} s")
     assert error["remedy"].startswith(
         "set result_backend to the same URL in workers and publishers"
     )

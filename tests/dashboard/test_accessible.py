@@ -92,7 +92,12 @@ def test_axe_finds_nothing(full, look, axe, view):
     page = look(full.address, expected=("404",), **VIEWS[view])
     for path in full.pages if view == "light" else PAGES[view]:
         page.goto(full.address + path)
-        for text in ("Scanning the store", "Checking stores", "Waiting for workers", "Reading classes"):
+        for text in (
+            "Scanning the store",
+            "Checking stores",
+            "Waiting for workers",
+            "Reading classes",
+        ):
             expect(page.locator("main")).not_to_contain_text(text, timeout=30_000)
         for details in page.locator("details").all():
             details.evaluate("node => { node.open = true; }")

@@ -74,7 +74,9 @@ def test_mixed_data_is_reported(process):
         ),
     ]
     strict = found(process(1, 2, encryption="required"))
-    assert any(level == "error" and "encrypted, so they are refused" in text for level, text in strict)
+    assert any(
+        level == "error" and "encrypted, so they are refused" in text for level, text in strict
+    )
 
 
 def test_a_large_store_is_looked_at_in_part(process, monkeypatch):

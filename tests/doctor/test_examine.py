@@ -258,7 +258,11 @@ class Broken:
 @pytest.mark.parametrize(
     ("part", "instead", "error"),
     (
-        ("blobs", {"get": lambda *_: iter([b"other"])}, "was read with other bytes than were written"),
+        (
+            "blobs",
+            {"get": lambda *_: iter([b"other"])},
+            "was read with other bytes than were written",
+        ),
         ("blobs", {"delete": lambda *_: None}, "a deleted blob can still be read"),
         ("pointers", {"swap": lambda *_: True}, "overwrote a pointer that had changed"),
         ("leases", {"acquire": lambda *_: 1}, "two owners got the same lease"),

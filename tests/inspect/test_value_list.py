@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 
 import numpy as np
+import orjson
 import pytest
 
 from offload.content.holds import Hold
+from offload.digest import digest_of
 from offload.inspect.snapshot import take_snapshot
 from offload.inspect.value_list import ValueQuery, describe_holders, list_values
 from tests.support.wire import make_wire
@@ -103,6 +106,17 @@ def test_other_blobs_are_no_values(hook):
     hook.store.blobs.put({f"b3:{n:064x}": [os.urandom(500)] for n in range(5)}, 3600)
     values = listed(hook)
     assert (values.count, values.unread) == (0, 0)
+
+
+def test_a_root_that_claims_too_much_is_no_value(hook):
+    """A blob that claims more bytes than fit a list of sizes is left out, and others are listed."""
+    for sizes in ([2**63], [2**62] * 3, [2**64 - 1]):
+        text = orjson.dumps({"b": sizes, "s": "raw"})
+        start = struct.pack("<8sII", b"OFFLOAD1", len(text), 3) + text + b"str"
+        root = start + bytes(-len(start) % 64)
+        hook.store.blobs.put({digest_of([root]): [b"\0" + root]}, 3600)
+    value = hook.put("s" * 1000)
+    assert [each.row.digest for each in found(listed(hook))] == [value.digest]
 
 
 def test_holders_in_words():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -100,6 +101,17 @@ def test_a_record_with_a_wrong_field_is_none(field, wrong):
     """Fields of a wrong type, or numbers that aren't finite, make a record unreadable."""
     record = replace(made(), **{field: wrong})
     assert read_record(record.name, write_record(record, KEYS)) is None
+
+
+@pytest.mark.parametrize("version", ([1], {}, "1", 1.0, True, None, 10**400))
+def test_a_record_of_no_known_version_is_none(store, version):
+    """Whatever stands in the version's place, a record is none, and a list or a sweep goes on."""
+    name, value = made().name, write_record(made(), KEYS)
+    _, _, text = value.partition(b" ")
+    changed = b"0 " + json.dumps({**json.loads(text), "v": version}).encode()
+    assert read_record(name, changed) is None
+    store.pointers.swap(name, None, changed)
+    assert list(list_records(store)) == list(sweep_records(store, lambda: 1e12)) == []
 
 
 @pytest.mark.parametrize("wrong", (None, [], 1.5, True))

@@ -337,13 +337,31 @@ def test_content_is_flushed_before_it_has_a_name(store, monkeypatch, folder):
     assert steps == ["file", "rename", "folder", "folder"]
 
 
-def test_a_damaged_lease_counts_as_none(store, folder):
-    """A truncated lease file blocks nobody."""
+@pytest.mark.parametrize(
+    "content",
+    (
+        b"{",
+        b'{"until": "x"}',
+        b'{"owner": 5, "until": 9e9}',
+        b'{"fence": "x"}',
+        b'{"fence": 1.5}',
+        b'{"until": 1e999}',
+        b'{"until": NaN}',
+        b'{"fence": ' + b"9" * 400 + b"}",
+        b"[" * 50_000,
+    ),
+    ids=lambda content: content[:20].decode(),
+)
+def test_a_damaged_lease_counts_as_none(store, folder, content):
+    """A lease file that is truncated, or has anything else in it, blocks nobody."""
     first = store.leases.acquire("l", "me", HOUR)
     (found,) = (folder / "leases").rglob("*/*")
-    found.write_bytes(b"l\n{")
+    found.write_bytes(b"l\n" + content)
+    assert store.leases.read("l") is None
     second = store.leases.acquire("l", "you", HOUR)
     assert second >= first
+    store.leases.release("l", "you")
+    assert list(store.leases.sweep(dry_run=True)) == []
 
 
 def test_a_lifetime_extended_meanwhile_is_kept(store, folder, monkeypatch):
