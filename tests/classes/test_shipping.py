@@ -195,7 +195,7 @@ class TestClassState:
         assert there.read(payloads[-1])() == "changed" != there.read(payloads[0])()
 
     def test_instances_do_not_change_their_class(self, sides, defined, hashed):
-        """What Python itself keeps in a class when an instance is first taken apart isn't a change."""
+        """What Python itself keeps in a class when an instance is first reduced isn't a change."""
         here, _ = sides
         cls = defined("class C: x = 1", "C")
         for _ in range(3):
