@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from offload import Offload, StoreError, StoreUnavailable
+from offload import Catalog, Offload, StoreError, StoreUnavailable, memoize
 from offload.digest import digest_of
 from offload.doctor import examine
 from offload.doctor.store import capacity_of
+from offload.metrics.latest import Noted, error_log_of
 from offload.metrics.storage import sums_of
 from offload.stores import open_store
 from offload.stores.redis.client import script
@@ -70,8 +72,41 @@ def everything(url):
     store.blobs.held_by([ref.digest], "name")
     store.blobs.peek([ref.digest], 10)
     store.blobs.delete_unheld([ref.digest])
+    use_catalog(hook.catalog)
+    use_memo_and_locks(hook)
+    log = error_log_of(store)
+    assert log.add([Noted("errors_missing", "task", "argument", 1.0, 1, "text")])
     store.close()
     return hook
+
+
+def use_catalog(catalog):
+    """Do with a catalog what needs no list of names."""
+    catalog.save(["one", "two"], [list(range(100_000)), 2], metadata={"a": 1}).raise_first()
+    catalog.tag("one", "best")
+    assert catalog.tags("one") == {"best": "1"}
+    assert catalog.load("one", "best")[-1] == 99_999
+    assert catalog.info("one")[0].metadata == {"a": 1}
+    assert catalog.copy("one", "three").version == "1"
+    assert catalog.get_or_compute("four", "1", lambda: 4) == 4
+    assert catalog.ref("one").size > 0
+    assert catalog.untag("one", "best")
+    assert [catalog.remove(name) for name in ("one", "two", "three", "four")] == [1, 1, 1, 1]
+
+
+def use_memo_and_locks(hook):
+    """Remember and forget a result, and wait for a lock."""
+    remembered = hook.memoize(ttl=HOUR, version="1")(lambda n: [n] * 1000)
+    assert remembered(1) == remembered(1) == [1] * 1000
+    assert remembered.forget(1)
+    first, second = hook.lock("lock", ttl=10), hook.lock("lock", ttl=10)
+    assert first.acquire()
+    assert not second.acquire(timeout=0.05)
+    first.extend()
+    first.release()
+    assert second.acquire(timeout=5)
+    second.release()
+    assert second.wait(1)
 
 
 def test_the_documented_rights_are_enough(server):
@@ -129,6 +164,30 @@ def test_the_documented_rights_are_enough_for_sentinels(sentinel):
 def script_commands():
     folder = Path(__file__).parents[2] / "offload" / "stores" / "lua"
     return {name for each in folder.glob("*.lua") for name in script(each.stem).commands}
+
+
+def test_what_lists_names_needs_scan(server):
+    """Without the right, what the page lists is refused by an error that names it; with it, the
+    same works.
+    """
+    for more, refused in (((), True), (("+scan",), False)):
+        url = f"{as_user(server, *more)}?global_keyprefix=shop:"
+        catalog = Catalog(url)
+        remembered = memoize(catalog.store, ttl=HOUR, version="1")(len)
+        calls = [
+            catalog.find,
+            catalog.list_objects,
+            catalog.info,
+            catalog.stats,
+            catalog.mend,
+            catalog.buckets,
+            lambda catalog=catalog: catalog.create_bucket("b").remove_bucket("b"),
+            remembered.forget_all,
+        ]
+        for call in calls:
+            with pytest.raises(StoreError, match=r"\+scan") if refused else nullcontext():
+                call()
+        catalog.store.close()
 
 
 @pytest.mark.parametrize(
