@@ -208,9 +208,9 @@ class Delivery:
         if note.errbacks:
             request["errbacks"] = note.errbacks
         self.kwargs = without_refusal(self.kwargs)
-        if note.key:
+        if note.key or note.mark:
             for field in _EMBEDDED.intersection(request):
-                request[field] = whole_refs(request[field], note.key)
+                request[field] = whole_refs(request[field], note.key, note.mark)
         if note.refs or note.keep or note.within:
             self._resolve(request, note, facts)
 
@@ -223,7 +223,7 @@ class Delivery:
             return ref
 
         def bind_in_signature(node: Any, path: Path) -> Any:
-            node = whole_refs(node, note.key)
+            node = whole_refs(node, note.key, note.mark)
             return replace_refs(node, lambda ref: self._bind_pickled(ref, path, facts))
 
         bound = replace_each(root, [*note.refs, *note.keep], bind)

@@ -26,16 +26,22 @@ from offload.content.memory import allocate
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError, InvalidRef, OffloadError
 from offload.hooks.celery_internals import patch
-from offload.hooks.message import described
+from offload.hooks.message import described, no_path_error
 from offload.hooks.options import TaskFacts
-from offload.hooks.paths import contains, replace_each, replace_refs
+from offload.hooks.paths import (
+    contains,
+    has_paths,
+    has_sharing,
+    label,
+    local_values,
+    replace_each,
+    replace_refs,
+)
 from offload.hooks.runtime import Runtime
-from offload.ref import LostValue, Ref, wire_text
+from offload.ref import LostValue, Ref, no_refs_within, wire_text
 from offload.serializers.choose import Registry
-from offload.serializers.types.registry import holds_registered
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
-_FOREIGN = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 _TO_RESOLVE = (Ref, LostValue)
 _BATCH = "request"
 
@@ -68,7 +74,7 @@ def _passing_refs(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, args, kwargs, task_id, *more, **options)
         serializer = options.get("serializer") or self.serializer or app.conf.task_serializer
         root = {"args": args or (), "kwargs": kwargs or {}}
-        root = replace_refs(root, lambda ref: ref.get() if ref.is_local else ref)
+        root = local_values(root)
         found = dict(_find(runtime, self.name, root, serializer))
         if not found:
             return original(self, root["args"], root["kwargs"], task_id, *more, **options)
@@ -110,24 +116,32 @@ def _find(
     for kind in ("args", "kwargs"):
         items = root[kind].items() if isinstance(root[kind], dict) else enumerate(root[kind])
         for key, value in items:
-            yield from _refs(value, (kind, key), serializer)
-            foreign = type(value).__module__.partition(".")[0] in _FOREIGN
-            if foreign or holds_registered(value):
-                ref = _copy(runtime, task, str(key), value, serializer)
-                if ref is not None:
-                    yield (kind, key), ref
+            yield from _refs(runtime, task, value, (kind, key), serializer)
 
 
 def _refs(
-    value: Any, path: tuple[Any, ...], serializer: str
+    runtime: Runtime, task: str, value: Any, path: tuple[Any, ...], serializer: str
 ) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
     if isinstance(value, Ref):
         yield path, value
-    elif contains(value, (Ref,)) and not (serializer == "pickle" and isinstance(value, Signature)):
-        # Pickle takes signatures apart and rebuilds them, so no path into one stays valid; but a
-        # Ref in it stays a Ref.
+        return
+    is_pickle = serializer == "pickle"
+    if is_pickle and (
+        isinstance(value, Signature) or (contains(value, (Ref,)) and has_sharing(value))
+    ):
+        # No path into a signature stays valid, as pickle takes it apart; and one into a shared
+        # container would split it. But a Ref in them stays a Ref.
+        return
+    if has_paths(value) and contains(value, (Ref, Signature)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _refs(item, (*path, key), serializer)
+            yield from _refs(runtime, task, item, (*path, key), serializer)
+    elif contains(value, (Ref,)):
+        raise no_path_error(task, label(path, runtime.tasks[task].parameters), value)
+    elif type(value) not in _SCALARS:
+        where = label(path, runtime.tasks[task].parameters)
+        ref = _copy(runtime, task, where, value, serializer)
+        if ref is not None:
+            yield path, ref
 
 
 def _copy(
@@ -135,10 +149,11 @@ def _copy(
 ) -> Ref[Any] | None:
     """Return a reference to a copy of *value*, as for a worker; None if *serializer* copies it."""
     serializers = Registry(runtime.accepted)
-    if serializers.carries(value, serializer):
-        return None
     try:
-        payload = serializers.encode(value, serializer)
+        with no_refs_within():
+            if serializers.carries(value, serializer):
+                return None
+            payload = serializers.encode(value, serializer)
     except OffloadError as exc:
         raise described(exc, task, argument) from exc
     buffers = []
@@ -166,8 +181,9 @@ def resolve_direct(
     def resolve(value: Any, key: int | str) -> Any:
         if not facts.asks_for_ref(key):
             return replace_refs(value, runtime.get)
-        is_late = isinstance(value, Ref) and value.late is not None
-        return runtime.pinned_ref(value) if is_late else value
+        if isinstance(value, Ref):
+            return value if value.is_local else runtime.pinned_ref(value)
+        return replace_refs(value, lambda ref: ref if ref.is_local else runtime.content.opened(ref))
 
     return (
         [resolve(value, i) for i, value in enumerate(args)],

@@ -175,6 +175,7 @@ class CheckConfiguration(StartStopStep):
 
         control.install()  # again, if the app was created before Celery's worker was imported
         requests.install()
+        requests.dispatch_stand_in(parent.app)
         for task in list(parent.app.tasks.values()):  # before Celery builds their tracers
             runtime.check_task(task.name)
             guard(runtime, task)
@@ -196,7 +197,6 @@ class CheckTracers(StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Check the tasks, whose tracers Celery has just built."""
-        requests.dispatch_stand_in(parent)
         pool = getattr(parent, "pool", None)
         check_tracers(parent.app, f"pool {type(pool).__module__}.{type(pool).__qualname__}")
 

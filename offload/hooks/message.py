@@ -8,17 +8,25 @@ worker's main process.
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from offload.content.holds import holder
-from offload.errors import InvalidRef, KeyUnavailable, OffloadError, UnsupportedVersion
+from offload.errors import (
+    InvalidRef,
+    KeyUnavailable,
+    OffloadError,
+    SerializationError,
+    UnsupportedVersion,
+)
 from offload.hooks.options import TaskFacts
 from offload.hooks.paths import Path, replace_each, replace_refs
 from offload.hooks.short import KEY_FORM, expand, shorten
-from offload.ref import LostValue, Ref, has_wire_form, wire_text
+from offload.ref import MESSAGE_KEY, LostValue, Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
+from offload.text import type_name
 
 EMBED = "offload"
 """Key of the note in a message's embed, beside ``callbacks`` and ``chain``."""
@@ -38,8 +46,8 @@ REFUSAL = (
 """A keyword argument that `STAND_IN` refuses by name, so that the error says what to do."""
 _REFUSALS = (REFUSAL, "__offload__", b"__offload__")
 """Keyword arguments that this and older releases add, and that no task has."""
-NOTE_VERSION = 3
-"""The newest version of the note that is read: that of messages with short references."""
+NOTE_VERSION = 4
+"""The newest version of the note that is read: that of pickled messages with `Note.mark`."""
 MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """Errors that Celery raises for a malformed chain, chord, or callback in a message. Raised in a
 worker's main process, they would end the worker."""
@@ -47,7 +55,8 @@ HELD = "_offload_held"
 """Attribute of a request in a worker's main process: the name by which its message holds values,
 and their wire texts."""
 
-_LONG_REFS = 2  # version of the notes of other messages
+_MARK = "mark"
+_LONG_REFS, _SHORT_REFS = 2, 3  # versions of the notes of other messages
 _ROOTS = frozenset({"args", "kwargs", "callbacks", "errbacks", "chain", "chord"})
 _ARGUMENTS = frozenset({"args", "kwargs"})
 _PARTS = frozenset({int, str})
@@ -68,6 +77,8 @@ class Note:
         within: paths of arguments whose signatures contain references; only in pickled messages.
         also: wire texts of further references, which need no path.
         key: fingerprint of the key that signed the short references; empty: there are none.
+        mark: what `marked_refs` put in place of references has this, a random text; empty: there is
+            none.
         holds: the name by which the message holds its values; empty: it holds none.
         until: when its values may expire, in seconds since 1970; None: unknown.
         since: for a part of a chord, when the chord began, in seconds since 1970.
@@ -83,6 +94,7 @@ class Note:
     within: Sequence[Path] = ()
     also: Sequence[str] = ()
     key: str = ""
+    mark: str = ""
     holds: str = ""
     until: float | None = None
     since: float | None = None
@@ -111,8 +123,10 @@ class Note:
         errbacks = data.get("errbacks", ())
         holds, also, refs = data.get("holds", ""), data.get("also", ()), data.get("refs", ())
         attempt, waits = data.get("attempt", 0), data.get("waits", 0)
+        mark = data.get("mark", "")
         if not (
             isinstance(holds, str)
+            and isinstance(mark, str)
             and data.get("k", "") == (key := _key_in(data))
             and isinstance(errbacks, (list, tuple))
             and isinstance(also, (list, tuple))
@@ -127,7 +141,7 @@ class Note:
         if key:
             refs = [_whole_path(path) for path in refs] if isinstance(refs, (list, tuple)) else refs
             also = [expand(text, key) if isinstance(text, str) else text for text in also]
-            errbacks = whole_refs(errbacks, key)
+        errbacks = whole_refs(errbacks, key, mark)
         for text in also:
             if not (isinstance(text, str) and has_wire_form(text)):
                 raise _malformed()
@@ -141,6 +155,7 @@ class Note:
             within=_paths(data.get("within", ()), _ARGUMENTS),
             also=also,
             key=key,
+            mark=mark,
             holds=holds,
             until=None if until is None else float(until),
             since=None if since is None else float(since),
@@ -152,14 +167,15 @@ class Note:
 
     def write(self) -> dict[str, Any]:
         """Return the data that `read` parses."""
-        version = NOTE_VERSION if self.key else _LONG_REFS
+        version = _SHORT_REFS if self.key else _LONG_REFS
+        version = NOTE_VERSION if self.mark else version
         data: dict[str, Any] = {"v": version, "refs": list(self.refs), "keep": list(self.keep)}
         also = self.also
         if self.key:
             data["k"] = self.key
             data["refs"] = [_short_path(path) for path in self.refs]
             also = [shorten(text, self.key) for text in also]
-        parts = {"within": self.within, "holds": self.holds, "also": also}
+        parts = {"within": self.within, "holds": self.holds, "also": also, "mark": self.mark}
         data.update({name: part for name, part in parts.items() if part})
         if self.until is not None:
             data["until"] = int(self.until)
@@ -210,20 +226,39 @@ def _whole_path(path: Any) -> Any:
     return ["args" if keys and type(keys[0]) is int else "kwargs", *keys]
 
 
-def whole_refs(value: Any, key: str) -> Any:
-    """Return *value* with references, unverified, whose short forms were pickled with it.
+def marked_refs(value: Any, mark: str) -> Any:
+    """Return *value* with a dict in place of each Ref, which can be unpickled without this library.
+
+    Its type is a rare one, so that `whole_refs` finds it quickly, and recognizes it by *mark*,
+    which a user's data can't have.
+    """
+
+    def marked(ref: Ref[Any]) -> OrderedDict[str, str]:
+        return OrderedDict({MESSAGE_KEY: ref.wire, _MARK: mark})
+
+    return replace_refs(value, marked)
+
+
+def whole_refs(value: Any, key: str, mark: str) -> Any:
+    """Return *value* with references, unverified, in place of what was pickled for them.
 
     Args:
-        key: `Note.key` of the message.
+        key, mark: `Note.key` and `Note.mark` of the message.
     """
-    if not key:
-        return value
+
+    def unmarked(each: OrderedDict[Any, Any]) -> Any:
+        found, text = each.get(_MARK), each.get(MESSAGE_KEY)
+        if isinstance(found, str) and found == mark and isinstance(text, str):
+            return Ref.unbound(text)
+        return each
 
     def whole(ref: Ref[Any]) -> Ref[Any]:
         text = expand(ref.wire, key)
         return ref if text == ref.wire else Ref.unbound(text)
 
-    return replace_refs(value, whole)
+    if mark:
+        value = replace_refs(value, unmarked, OrderedDict)
+    return replace_refs(value, whole) if key else value
 
 
 def _key_in(data: Any) -> str:
@@ -250,7 +285,9 @@ def own_name(headers: Any) -> str | None:
     """Return the task that a message naming `STAND_IN` is for; None if it is for `STAND_IN`."""
     header = headers.get(HEADER)
     name = header.get("task") if isinstance(header, dict) else None
-    return name if headers.get("task") == STAND_IN and isinstance(name, str) else None
+    if headers.get("task") != STAND_IN or name == STAND_IN:
+        return None
+    return name if isinstance(name, str) else None
 
 
 def task_holder(task_id: Any, message: str = "") -> str:
@@ -321,7 +358,7 @@ def restore_refs(parts: dict[str, Any], data: Any) -> tuple[dict[str, Any], str,
         if note.errbacks:
             parts = {**parts, "errbacks": note.errbacks}
         root = {**parts, "kwargs": without_refusal(parts["kwargs"])}
-        root = {name: whole_refs(part, note.key) for name, part in root.items()}
+        root = {name: whole_refs(part, note.key, note.mark) for name, part in root.items()}
         paths = [*note.refs, *note.keep]
         if not paths:
             return root, note.holds, held
@@ -381,6 +418,15 @@ def wire_form(ref: Ref[Any], serializer: str) -> Any:
 def without_refusal(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return keyword arguments without the one that workers without this library refuse."""
     return {key: value for key, value in kwargs.items() if key not in _REFUSALS}
+
+
+def no_path_error(task: str, argument: str, value: object) -> SerializationError:
+    return SerializationError(
+        f"task {task!r}, {argument}: cannot send references in a {type_name(value)}: put them into "
+        "a list, tuple, or dict, or pass the values",
+        task=task,
+        argument=argument,
+    )
 
 
 def described(

@@ -6,7 +6,8 @@ the paths of their references, so that no other data, whatever it looks like, is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Union
 
 from celery.canvas import Signature
@@ -19,6 +20,7 @@ Path = Sequence[Key]
 
 _SIGNATURE = frozenset({"task", "args", "kwargs", "options", "subtask_type"})
 _CONTAINERS = (list, tuple, dict)
+_HOLDERS = (list, tuple, dict, set, frozenset, deque)
 _ARGUMENT = 2  # keys in the path of an argument
 
 
@@ -51,33 +53,43 @@ def is_in_signature(root: Any, path: Path) -> bool:
 
 
 def contains(value: object, kinds: tuple[type, ...]) -> bool:
-    """Return whether *value* is one of *kinds*, or a list, tuple, dict or signature that holds
-    one.
+    """Return whether *value* is one of *kinds*, or a list, tuple, dict, set, deque, or an instance
+    of a subclass of these, that holds one.
 
     Each container is visited once, however often it occurs.
     """
     if isinstance(value, kinds):
         return True
-    if not _is_container(type(value)):
+    if not isinstance(value, _HOLDERS):
         return False
     seen = {id(value)}
     waiting: list[Any] = [value]
     while waiting:
         container = waiting.pop()
-        items = container.values() if isinstance(container, dict) else container
+        items = _items(container)
         holds_containers = False
         for kind in set(map(type, items)):  # loops: this runs for each message
             if issubclass(kind, kinds):
                 return True
-            if kind in _CONTAINERS or issubclass(kind, Signature):
+            if issubclass(kind, _HOLDERS):
                 holds_containers = True
         if not holds_containers:
             continue
         for item in items:
-            if _is_container(type(item)) and id(item) not in seen:
+            if isinstance(item, _HOLDERS) and id(item) not in seen:
                 seen.add(id(item))
                 waiting.append(item)
     return False
+
+
+def _items(container: Any) -> Collection[Any]:
+    """Return what a container holds, without calling methods that a subclass overrides."""
+    if isinstance(container, dict):
+        return dict.values(container)
+    if type(container) in _CONTAINERS:
+        return container  # type: ignore[no-any-return]
+    base = next(each for each in _HOLDERS if isinstance(container, each))
+    return list(base.__iter__(container))
 
 
 def has_sharing(value: object) -> bool:
@@ -95,35 +107,65 @@ def has_sharing(value: object) -> bool:
     return False
 
 
+def has_paths(value: object) -> bool:
+    """Return whether paths can lead into *value*: a list, tuple, dict, or signature."""
+    return _is_container(type(value))
+
+
+def unfolded_size(value: object) -> int:
+    """Return how many containers *value* has, if those that occur several times are counted each
+    time.
+    """
+    return _unfolded_size(value, {})
+
+
+def _unfolded_size(value: Any, known: dict[int, int]) -> int:
+    if not _is_container(type(value)):
+        return 0
+    if id(value) not in known:
+        known[id(value)] = 0  # in a cycle
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_unfolded_size(item, known) for item in items)
+    return known[id(value)]
+
+
+def local_values(value: Any) -> Any:
+    """Return *value* with the values of Refs that are in this process only."""
+    return replace_refs(value, lambda ref: ref.get() if ref.is_local else ref)
+
+
 def _is_container(kind: type) -> bool:
     return kind in _CONTAINERS or issubclass(kind, Signature)
 
 
-def replace_refs(value: Any, make: Callable[[Ref[Any]], Any]) -> Any:
-    """Replace each Ref in *value* that `contains` finds by ``make(ref)``.
+def replace_refs(value: Any, make: Callable[[Any], Any], kind: type = Ref) -> Any:
+    """Replace each Ref, or other object of *kind*, in *value* that `contains` finds by
+    ``make(ref)``.
 
     Containers without Refs stay the same objects. Others are copied once each, so shared and
     cyclic ones stay shared and cyclic.
     """
-    return _with_refs_replaced(value, make, {}) if contains(value, (Ref,)) else value
+    return _with_refs_replaced(value, make, kind, {}) if contains(value, (kind,)) else value
 
 
-def _with_refs_replaced(value: Any, make: Callable[[Ref[Any]], Any], copies: dict[int, Any]) -> Any:
-    if isinstance(value, Ref):
+def _with_refs_replaced(
+    value: Any, make: Callable[[Any], Any], kind: type, copies: dict[int, Any]
+) -> Any:
+    if isinstance(value, kind):
         return make(value)
     if not _is_container(type(value)):
         return value
     if id(value) in copies:
         return copies[id(value)]
     items = value.values() if isinstance(value, dict) else value
-    if not any(_is_container(kind) or issubclass(kind, Ref) for kind in set(map(type, items))):
+    if not any(_is_container(each) or issubclass(each, kind) for each in set(map(type, items))):
         return value
     if isinstance(value, tuple):
-        new: Any = tuple([_with_refs_replaced(item, make, copies) for item in value])
+        new: Any = tuple([_with_refs_replaced(item, make, kind, copies) for item in value])
         return copies.setdefault(id(value), new)
     new = copies[id(value)] = _mutable_copy(value, ())
     for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-        new[key] = _with_refs_replaced(item, make, copies)
+        new[key] = _with_refs_replaced(item, make, kind, copies)
     return new
 
 

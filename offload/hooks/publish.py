@@ -7,6 +7,7 @@ exceptions: a store outage would silently publish the raw value.)
 from __future__ import annotations
 
 import inspect
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -24,11 +25,12 @@ from offload.hooks.message import (
     STAND_IN,
     Note,
     is_argument,
+    marked_refs,
     message_name,
     task_holder,
 )
 from offload.hooks.outgoing import Outgoing, Slot
-from offload.hooks.paths import Path, replace_each
+from offload.hooks.paths import Path, local_values, replace_each
 from offload.hooks.runtime import Runtime
 from offload.hooks.search import delay_of, find_in_call, find_in_embedded, seconds_until
 from offload.hooks.short import key_of, shorten
@@ -55,7 +57,13 @@ _NO_CALL = TaskOptions.read(None, "call")
 
 
 class OffloadAMQP(AMQP):
-    """Celery's AMQP, which sends the large values of every task message by reference."""
+    """Celery's AMQP, which sends the large values of every task message by reference.
+
+    Attributes:
+        is_custom: whether it is derived from a class that isn't Celery's.
+    """
+
+    is_custom = False
 
     def as_task_v2(
         self,
@@ -72,7 +80,7 @@ class OffloadAMQP(AMQP):
             return build(task_id, name, args, kwargs, *given, **options)
         call = dict(zip(_PARAMETERS, (task_id, name, args, kwargs, *given), strict=False))
         call.update(options)
-        if has_listeners() and not resending.get():
+        if (self.is_custom or has_listeners()) and not resending.get():
             return _showing_values(runtime, build, call)
         return _publish(runtime, build, call)
 
@@ -118,7 +126,7 @@ def amqp_class(base: type) -> type:
     """Return a subclass of *base*, the app's AMQP class, with our hooks."""
     if base is AMQP:
         return OffloadAMQP
-    return type(base.__name__, (OffloadAMQP, base), {})
+    return type(base.__name__, (OffloadAMQP, base), {"is_custom": True})
 
 
 def can_skip(
@@ -246,6 +254,9 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     name, args, kwargs = call["name"], call.get("args") or (), call.get("kwargs") or {}
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
         return build(**call)  # which raises
+    args, kwargs = local_values((args, kwargs))
+    call.update(args=args, kwargs=kwargs)
+    call.update({field: local_values(call.get(field)) for field in _EMBEDDED})
     options, facts = runtime.options(name, given)
     serializer = call.get("serializer") or runtime.app.conf.task_serializer
     resent = resending.get()
@@ -322,13 +333,14 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
     args, kwargs, embed = message.body
     is_pickle = serializer == "pickle"
     if is_pickle:
-        # Unpickling rebuilds signatures, so no path into them stays valid; and a Ref in a pickle
-        # needs no path to be distinguished from data.
+        # Unpickling rebuilds signatures, so no path into them stays valid.
         within = {slot.signature for slot in out.slots if slot.signature and not slot.keep}
+        in_signatures = any(slot.keep or slot.signature for slot in out.slots)
         note = replace(
             note,
             refs=[slot.path for slot in out.slots if not (slot.keep or slot.signature)],
             within=sorted(map(list, within), key=repr),
+            mark=secrets.token_hex(8) if in_signatures else "",
             also=[ref.wire for ref in out.embedded_refs] if note.holds else [],
         )
     else:
@@ -357,6 +369,10 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
 
         root = {"args": args, "kwargs": kwargs, **embed}
         embed = replace_each(root, list(slots), form)
+        if note.mark:
+            mark = note.mark
+            embed = replace_each(embed, note.within, lambda node, _path: marked_refs(node, mark))
+            embed.update({field: marked_refs(embed.get(field), mark) for field in _EMBEDDED})
         args, kwargs = embed.pop("args"), embed.pop("kwargs")
         kwargs = {REFUSAL: 2, **kwargs}  # any value will do
         referring = {slot.path[1] for slot in out.slots if slot.path[0] == "errbacks"}

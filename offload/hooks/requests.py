@@ -198,20 +198,31 @@ def readable(runtime: Runtime, value: Any) -> Any:
     return replace_refs(value, read)
 
 
-def dispatch_stand_in(consumer: Any) -> None:
-    """Dispatch each message that names `STAND_IN` to the task that it is meant for."""
-    strategies = consumer.strategies
-    own = strategies[STAND_IN]
+def dispatch_stand_in(app: Any) -> None:
+    """Dispatch each message that names `STAND_IN` to the task that it is meant for.
 
-    def handle(message: Any, *given: Any, **more: Any) -> Any:
-        name = own_name(message.headers)
-        if name is None:
-            return own(message, *given, **more)
-        message = copy.copy(message)  # so that a requeued message stays unchanged
-        message.headers = {**message.headers, "task": name}
-        strategy = strategies.get(name)
-        if strategy is None:
-            return consumer.on_unknown_task(None, message, KeyError(name))
-        return strategy(message, *given, **more)
+    Celery asks tasks for their strategies when a worker connects, and when its pool is restarted.
+    """
+    task = app.tasks[STAND_IN]
+    start: Callable[..., Any] = task.start_strategy
+    if hasattr(start, _HOOKED):
+        return
 
-    strategies[STAND_IN] = handle
+    def start_strategy(app: Any, consumer: Any, **options: Any) -> Any:
+        own = start(app, consumer, **options)
+
+        def handle(message: Any, *given: Any, **more: Any) -> Any:
+            name = own_name(message.headers)
+            if name is None:
+                return own(message, *given, **more)
+            message = copy.copy(message)  # so that a requeued message stays unchanged
+            message.headers = {**message.headers, "task": name}
+            strategy = consumer.strategies.get(name)
+            if strategy is None:
+                return consumer.on_unknown_task(None, message, KeyError(name))
+            return strategy(message, *given, **more)
+
+        return handle
+
+    setattr(start_strategy, _HOOKED, True)
+    task.start_strategy = start_strategy

@@ -173,13 +173,13 @@ class Runtime:
         return self.pinned_ref(opened).get()
 
     def pinned_ref(self, ref: Ref[T]) -> Ref[T]:
-        """Return a reference to what *ref* stands for now, if it is late; else *ref*.
+        """Return a reference to what *ref* stands for now, if it is late; else *ref*, verified.
 
         Raises ObjectNotFound and what reading the catalog raises.
         """
         opened = self.content.opened(ref)
         if opened.late is None:
-            return ref
+            return opened
         (found,) = pin(self.content, [opened.late])
         if isinstance(found, OffloadError):
             raise found

@@ -11,10 +11,18 @@ from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601
 
 from offload.errors import OffloadError, SerializationError
-from offload.hooks.message import described
+from offload.hooks.message import described, no_path_error
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import WORTH, Outgoing, Slot
-from offload.hooks.paths import Path, contains, has_sharing, is_signature, replace_refs
+from offload.hooks.paths import (
+    Path,
+    contains,
+    has_paths,
+    has_sharing,
+    is_signature,
+    replace_refs,
+    unfolded_size,
+)
 from offload.hooks.usercode import group_dedup
 from offload.ref import LostValue, Ref
 from offload.serializers.choose import certainly_small
@@ -28,6 +36,7 @@ _CANVAS = "celery."
 _SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})
 """Parameters of Celery's own tasks whose arguments it reads as signatures."""
 _LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time without a zone comes last
+_MOST_UNFOLDED = 100_000  # containers in an argument with signatures, to search each of them
 _LONGEST_DELAY = 10 * 365 * 86400.0  # seconds; longer ones mean never, or are mistakes
 
 
@@ -214,8 +223,10 @@ class _Search:
             self._ref(known, path, argument)
         elif is_signature(value, plain=self.plain):
             _signature(out, value, tuple(path), keep=self.keep, within=self.signature)
+        elif not has_paths(value) and contains(value, (Ref, LostValue)):
+            raise no_path_error(self.task, argument, value)
         elif (
-            contains(value, (Ref, LostValue, Signature))
+            (has_paths(value) and contains(value, (Ref, LostValue, Signature)))
             or (self.plain and _holds_signatures(value))
             or (out.known and out.known.is_container_of_any(value) and not has_sharing(value))
         ):
@@ -243,11 +254,7 @@ class _Search:
                 task=self.task,
                 argument=argument,
             )
-        if (
-            self.out.serializer == "pickle"
-            and not contains(value, (Signature,))
-            and has_sharing(value)
-        ):
+        if self._must_stay_shared(value):
             self._shared(value, path, argument)
             return
         self.out.entered.add(id(value))
@@ -255,23 +262,24 @@ class _Search:
             self.value(item, (*path, key), f"{argument}[{key!r}]")
         self.out.entered.discard(id(value))
 
+    def _must_stay_shared(self, value: Any) -> bool:
+        if self.out.serializer != "pickle" or not has_sharing(value):
+            return False
+        return not contains(value, (Signature,)) or unfolded_size(value) > _MOST_UNFOLDED
+
     def _shared(self, value: Any, path: Path, argument: str) -> None:
         """Find the references only: a path into a shared container would split it."""
         found: dict[int, Ref[Any]] = {}
         replace_refs(value, lambda ref: found.setdefault(id(ref), ref))
         search = replace(self, signature=self.signature or tuple(path))
         for ref in found.values():
-            if not ref.is_local:
-                search._ref(ref, path, argument, placed=False)
+            search._ref(ref, path, argument, placed=False)
 
     def _inline(self, argument: str) -> bool:
         inline = self.options.inline or ()
         return bool(inline) and ("*" in inline or argument.partition("[")[0] in inline)
 
     def _ref(self, ref: Ref[Any], path: Path, argument: str, *, placed: bool = True) -> None:
-        if ref.is_local:
-            self.value(ref.get(), path, argument)
-            return
         if not self.out.resending:  # it may be another app's, or altered
             try:
                 ref = self.out.runtime.content.opened(ref)

@@ -48,6 +48,10 @@ _SCALARS = frozenset(
         *(datetime, date, time, timedelta, Decimal, UUID),
     }
 )
+_PASSIVE = frozenset(
+    {"numpy", "pandas", "polars", "pyarrow", "scipy", "torch", "xarray", "geopandas", "PIL"}
+)
+"""Packages of values whose serialization runs their own code only."""
 _EMBEDDED = ("link", "link_error", "chain", "chord")
 
 
@@ -403,7 +407,7 @@ class GroupDedup:
 
     def remember(self, value: object, serializer: str, ref: Ref[Any]) -> None:
         """Remember *ref* for later messages, unless the object may change before them."""
-        if self._undisturbed or is_immutable(value):
+        if is_immutable(value) or (self._undisturbed and _is_passive(value)):
             self._refs[id(value), serializer] = (value, ref)
 
 
@@ -441,6 +445,7 @@ def _is_undisturbed(runtime: Runtime, signatures: Iterable[Any]) -> bool:
     if (
         has_listeners()
         or is_user_code(app.send_task)
+        or getattr(app.amqp, "is_custom", True)
         or _has_user_routes(app.amqp.router)
         or is_user_code(app.backend.on_task_call)
     ):
@@ -449,6 +454,25 @@ def _is_undisturbed(runtime: Runtime, signatures: Iterable[Any]) -> bool:
     for name in _names(signatures):
         task = None if name is None else tasks.get(name)
         if name is None or (task is not None and _overrides(task)):
+            return False
+    return True
+
+
+def _is_passive(value: object) -> bool:
+    """Return whether no code of the user's runs while *value* is serialized."""
+    seen = set()
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        kind = type(each)
+        if kind in _SCALARS or id(each) in seen:
+            continue
+        seen.add(id(each))
+        items = _content(each)
+        if kind in (list, tuple, dict) and items is not None:
+            if not set(map(type, items)) <= _SCALARS:
+                waiting += items
+        elif items is None and kind.__module__.partition(".")[0] not in _PASSIVE:
             return False
     return True
 

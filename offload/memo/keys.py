@@ -250,8 +250,12 @@ def digest_of_value(
     chunk_size: int | None = None,
     cipher: BlobCipher | None = None,
     refs: bool = True,
+    known: dict[int, bytes] | None = None,
 ) -> bytes:
     """Return the digest of a value's content; a reference has that of the value it stands for.
+
+    Args:
+        known: the digests of containers that this call has found already, by id.
 
     Raises SerializationError for a value that can't be serialized.
     """
@@ -276,23 +280,38 @@ def digest_of_value(
             data = cipher.open_inline(data, repr(value))
             return str(cipher.keyring.current.digest_of([data])).encode()
     if refs and type(value) in _CONTAINERS and _holds_ref(value):
+        known = {} if known is None else known
+        if id(value) in known:
+            return known[id(value)]
         found = blake3(type(value).__name__.encode())
+        each = functools.partial(
+            digest_of_value,
+            serializers=serializers,
+            chunk_size=chunk_size,
+            cipher=cipher,
+            known=known,
+        )
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            each = functools.partial(
-                digest_of_value, serializers=serializers, chunk_size=chunk_size, cipher=cipher
-            )
             _write(found, each(key))
             _write(found, each(item))
-        return found.digest()
+        return known.setdefault(id(value), found.digest())
     with no_refs_within():
         payload = serializers.encode_exactly(value)
     return str(pack(payload, limit=chunk_size, key=named_by).digest).encode()
 
 
-def _holds_ref(value: Any, depth: int = _DEEPEST) -> bool:
-    items = value.values() if type(value) is dict else value
-    return any(
-        isinstance(item, Ref)
-        or (depth and type(item) in _CONTAINERS and _holds_ref(item, depth - 1))
-        for item in items
-    )
+def _holds_ref(value: Any) -> bool:
+    """Return whether a container holds a Ref, within some levels of containers."""
+    seen: set[int] = set()
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        deeper = []
+        for each in level:
+            for item in each.values() if type(each) is dict else each:
+                if isinstance(item, Ref):
+                    return True
+                if type(item) in _CONTAINERS and id(item) not in seen:
+                    seen.add(id(item))
+                    deeper.append(item)
+        level = deeper
+    return False

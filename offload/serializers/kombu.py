@@ -66,7 +66,9 @@ def encode(value: Any, celery_serializer: str) -> Payload | None:
         buffer = utf8(body) if isinstance(body, str) else memoryview(body).cast("B")
     except SerializationError:
         raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error.__cause__, SerializationError):  # a reference in it
+            raise error.__cause__ from None
         return None
     return Payload(PREFIX + celery_serializer, encoding.encode(), [buffer], type_name(value))
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from offload.errors import InvalidRef
+from offload.hooks.message import STAND_IN
 from tests.guard.guard_app import SERIALIZERS
 from tests.support.processes import wait_until
 
@@ -39,14 +40,18 @@ wires = st.sampled_from(
     ["", "x", "offload:1?n=1&m=" + "0" * 32, "offload:9?d=1&m=" + "f" * 32, 5, None, ["x"]]
 )
 references = st.builds(lambda text: {"__type__": "offload", "__value__": text}, wires)
+options = ("threshold", "inline", "retention", "memo", "wait", "save_as", "x")
 notes = st.one_of(
     junk,
     st.fixed_dictionaries(
-        {"v": st.sampled_from([1, 1, 1, 1, 2, 99, "1", None, True, 1.0])},
+        {"v": st.sampled_from([1, 1, 2, 3, 4, 99, "1", None, True, 1.0])},
         optional={
             "refs": paths, "keep": paths, "also": st.lists(wires, max_size=2) | junk,
+            "within": paths, "k": st.just("0" * 8) | junk, "mark": st.just("m") | junk,
             "holds": st.text(max_size=3) | junk, "attempt": st.integers(-2, 3) | junk,
-            "call": st.dictionaries(st.sampled_from(["threshold", "inline", "x"]), junk) | junk,
+            "waits": st.integers(-2, 3) | junk, "until": st.integers() | junk,
+            "since": st.integers() | junk, "errbacks": junk,
+            "call": st.dictionaries(st.sampled_from(options), junk) | junk,
         },
     ),
 )  # fmt: skip
@@ -68,7 +73,13 @@ messages = st.tuples(
     st.dictionaries(st.sampled_from(["value", "other", "__offload__"]), references | junk) | junk,
     embeds,
     st.fixed_dictionaries(
-        {}, optional={"expires": st.just(EXPIRED), "offload": junk, "timelimit": junk}
+        {},
+        optional={
+            "expires": st.just(EXPIRED),
+            "timelimit": junk,
+            "task": st.just(STAND_IN),
+            "offload": st.fixed_dictionaries({"task": st.just("anything") | junk}) | junk,
+        },
     ),
 )
 
@@ -140,6 +151,31 @@ class TestEveryMessage:
                 assert bench.entered(result) == [], note
                 if state == "FAILURE":
                     assert isinstance(result.result, InvalidRef), (note, result.result)
+
+    @pytest.mark.parametrize("name", (STAND_IN, "nowhere", "", 5, None))
+    def test_a_stand_in_for_no_task(self, bench, working, name):
+        """A message that says it is for the stand-in itself, or for no task, stops no worker."""
+        note = {"v": 2, "refs": []}
+        send(bench, [[1], {}, {"offload": note}], {"offload": {"task": name}}, task=STAND_IN)
+        alive(bench, working)
+
+    def test_a_value_for_the_stand_in(self, bench, working):
+        """A large value that is sent to Celery's own task fails it, as in plain Celery."""
+        result = bench.app.send_task(STAND_IN, ("b" * 60_000,))
+        alive(bench, working)
+        assert isinstance(bench.wait(result).result, TypeError)
+
+
+def test_a_restarted_pool_gets_values(bench):
+    """After ``pool_restart``, for which Celery asks tasks for their strategies again, messages with
+    references are dispatched as before.
+    """
+    with bench.worker("-c", "1", name="restart", conf={"worker_pool_restarts": True}) as process:
+        size = bench.app.tasks["size"]
+        assert bench.wait(size.delay("b" * 60_000)).get() == 60_000
+        bench.app.control.pool_restart(destination=["restart@h"], reply=True, timeout=10)
+        assert bench.wait(size.delay("b" * 60_000)).get() == 60_000
+        alive(bench, process)
 
 
 def test_a_malformed_header_of_a_task_over_its_time_limit(bench):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import celery
 import pytest
+from celery import chain, chord
+from celery.result import GroupResult
 
 from tests.guard.guard_app import SERIALIZERS
 from tests.support.processes import wait_until
@@ -50,10 +52,40 @@ def test_a_callback_with_a_reference_is_not_called(bench, native):
     result = bench.app.tasks["fail"].apply_async((1,), serializer=native, link_error=callback)
     probe = bench.app.tasks["anything"].delay("small")
     bench.wait(probe)
-    if native != "pickle":
-        bench.wait(result)
-        assert "install offload on this worker" in str(result.result)
+    bench.wait(result)
+    assert "install offload on this worker" in str(result.result)
     assert not bench.app.raw.exists(f"entered:callback-{native}")
+
+
+CARRIERS = {
+    "callback": lambda step: step(1).set(link=[step(BIG)]),
+    "chain": lambda step: chain(step(1), step([BIG, {"deep": BIG}])),
+    "chord": lambda step: chord([step(1), step(2)], step(BIG)),
+    "argument": lambda step: step([step(BIG)]),
+    "nested chain": lambda step: chain(step(1), step(step(BIG)), chain(step(2), step(BIG))),
+}
+
+
+@pytest.mark.parametrize("native", ("json", "msgpack", "pickle"))
+@pytest.mark.parametrize("kind", CARRIERS)
+def test_a_message_that_carries_references_fails(bench, kind, native):
+    """Wherever a message has its references, its task fails with an error that names offload and
+    runs its error callbacks.
+    """
+    signature = CARRIERS[kind](bench.app.tasks["anything"].si)
+    errback = bench.app.tasks["errback"].s()
+    result = signature.apply_async(serializer=native, link_error=errback)
+    names = [result.id]
+    while result.parent is not None:
+        result = result.parent
+    parts = result.results if isinstance(result, GroupResult) else [result]
+    for each in parts:
+        bench.wait(each)
+        assert each.state == "FAILURE"
+        assert "install offload on this worker" in str(each.result)
+        assert bench.entered(each) == []
+    names += [each.id for each in parts]
+    wait_until(lambda: any(bench.app.raw.exists(f"errback:{name}") for name in names), "it ran", 30)
 
 
 @pytest.mark.parametrize("native", SERIALIZERS)

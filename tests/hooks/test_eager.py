@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 from celery import chain, chord, group
@@ -72,6 +74,9 @@ CALLS = {
     "chain into a parameter": lambda t, ref: chain(t["put"].s(2), t["wants"].s(ref)),
     "group": lambda t, ref: group([t["size"].s(ref), t["put"].s(4)]),
     "array": lambda t, ref: t["size"].s(np.arange(5000), more=np.arange(3)),
+    "nested arrays": lambda t, ref: t["size"].s([{"a": np.arange(5000)}], more=[np.arange(3)]),
+    "arrays and references": lambda t, ref: t["size"].s([ref, np.arange(3)], more={"a": [ref]}),
+    "a set": lambda t, ref: t["size"].s([{1, 2}, 1j], more=(Decimal(1), np.int64(3))),
 }
 CANVAS = {
     "chord": lambda t, ref: chord([t["put"].s(n, ref) for n in range(3)], t["total"].s()),
@@ -96,6 +101,24 @@ def test_an_eager_canvas_gives_values(both, native, call):
     if native == "yaml" and call is CANVAS["signature"]:
         pytest.skip("plain Celery writes no signatures as YAML")
     assert run(both[0], call) == {CANVAS["chord"]: 6000, CANVAS["signature"]: 2000}[call]
+
+
+def test_references_in_shared_containers(native):
+    """An eager call resolves a reference in lists that are nested 40 times and share each other."""
+    if native != "pickle":
+        pytest.skip("others write each list as often as it occurs")
+    wire = make_wire(conf={"task_serializer": "pickle", "task_always_eager": True})
+    seen = []
+    see = wire.app.task(name="see", shared=False)(task_that(seen.append))
+    nested = [wire.hook.put(ROWS)]
+    for _ in range(40):
+        nested = [nested, nested]
+    see.delay(nested)
+    (found,) = seen
+    for _ in range(40):
+        assert found[0] is found[1]
+        found = found[0]
+    assert found == [ROWS]
 
 
 def test_a_link_gets_what_a_task_returned(both):

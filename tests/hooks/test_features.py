@@ -3,9 +3,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from collections import OrderedDict, defaultdict, deque
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import pytest
@@ -395,6 +396,77 @@ class Holder:
 
     def __json__(self):
         return {"ref": self.ref}
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+NO_PATHS = {
+    "ordered dict": lambda ref: OrderedDict(a=ref),
+    "default dict": lambda ref: defaultdict(int, a=[ref]),
+    "named tuple": lambda ref: Pair(ref, 1),
+    "set": lambda ref: {ref},
+    "deque": lambda ref: deque([ref]),
+    "within a list": lambda ref: [{"a": OrderedDict(a=ref)}],
+}
+
+
+@pytest.mark.parametrize("eager", (False, True))
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
+@pytest.mark.parametrize("make", NO_PATHS.values(), ids=NO_PATHS)
+def test_references_that_cannot_be_resolved_are_refused(native, make, eager):
+    """A reference in a container of another kind is refused in arguments, results, and values that
+    are put; no task or reader ever receives its text.
+    """
+    conf = {"task_serializer": native, "result_serializer": native, "task_always_eager": eager}
+    wire = make_wire(conf={**conf, "accept_content": ["json", "pickle", "msgpack", "yaml"]})
+    seen = []
+
+    @wire.app.task(name="see", shared=False)
+    def see(value):
+        seen.append(value)
+
+    @wire.app.task(name="make", shared=False)
+    def make_one():
+        return make(wire.hook.put(BIG))
+
+    value = make(wire.hook.put(BIG))
+    with pytest.raises(SerializationError, match=r"task 'see', value.*list, tuple, or dict"):
+        see.delay(value)
+    with pytest.raises(SerializationError):
+        wire.hook.put(value)
+    if not eager:
+        with pytest.raises(SerializationError, match="task 'make', result"):
+            wire.run(make_one)
+    assert seen == []
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
+@pytest.mark.parametrize("eager", (False, True))
+def test_a_small_value_in_a_reference_is_passed_on(native, eager):
+    """A task whose parameter is annotated Ref may pass on what it got, also where the value was
+    small enough to travel in the message; other tasks receive the value.
+    """
+    conf = {"task_serializer": native, "accept_content": [native], "task_always_eager": eager}
+    wire = make_wire(conf=conf)
+    seen = []
+
+    @wire.app.task(name="see", shared=False)
+    def see(*values, more=None):
+        seen.append((list(values), more))
+
+    @wire.app.task(name="forward", shared=False)
+    def forward(value: Ref):
+        see.delay(value, [value, {"a": value}], more=value)
+        if native != "yaml":  # it writes no signatures
+            see.apply_async((), link=see.si(value, more=[value]))
+
+    wire.app.tasks["forward"].delay(7)
+    wire.work()
+    linked = [] if native == "yaml" else [([], None), ([7], [7])]
+    assert seen == [([7, [7, {"a": 7}]], 7), *linked]
 
 
 @pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))

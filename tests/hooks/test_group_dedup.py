@@ -8,11 +8,14 @@ import uuid
 
 import pytest
 from celery import Celery, Signature, Task, chain, chord, group
+from celery.app.amqp import AMQP
 from celery.signals import before_task_publish
 
 from offload import Offload
+from offload.hooks.publish import amqp_class
 from offload.hooks.usercode import is_user_code
 from offload.ref import wire_text
+from tests.support.wire import make_wire
 
 VALUE = list(range(20_000))
 
@@ -192,6 +195,65 @@ def stamps_sent(tasks_of, *, plain, conf=()):
             text = wire_text(rows)
             sent.append((rows if text is None else hook._runtime.content.open(text).get())["stamp"])
     return sent
+
+
+class Counting:
+    """Its state is another one whenever it is serialized."""
+
+    def __init__(self):
+        self.rows = VALUE
+        self.count = 0
+
+    def __json__(self):
+        self.count += 1
+        return {"rows": self.rows, "count": self.count}
+
+    def __reduce__(self):
+        return dict, (list(self.__json__().items()),)
+
+
+@pytest.mark.parametrize("native", ("json", "pickle"))
+@pytest.mark.parametrize("within", (lambda value: value, lambda value: {"a": [value]}))
+def test_a_value_whose_own_code_serializes_it_is_serialized_again(native, within):
+    """A value whose class says how to serialize it may differ in each message."""
+    wire = make_wire(conf={"task_serializer": native})
+    seen = []
+
+    def see(value):
+        value = value if "count" in value else value["a"][0]
+        seen.append(value["count"])
+
+    task = wire.app.task(name="see", shared=False)(see)
+    value = within(Counting())
+    group([task.s(value) for _ in range(4)]).apply_async()
+    wire.work()
+    assert seen == sorted(set(seen)), "each message has its own state"
+    assert len(seen) == 4
+
+
+class Numbering(AMQP):
+    """An app's own AMQP, which changes what is published."""
+
+    def as_task_v2(self, task_id, name, args=None, kwargs=None, *given, **options):
+        args[0][0] += 1
+        return super().as_task_v2(task_id, name, args, kwargs, *given, **options)
+
+
+def test_an_apps_own_amqp_sees_and_changes_values():
+    """A method of the app's own AMQP class gets values, and changes what is sent."""
+    wire = make_wire()
+    wire.app.amqp_cls = amqp_class(Numbering)
+    del wire.app.amqp
+    seen = []
+
+    @wire.app.task(name="see", shared=False)
+    def task(rows):
+        seen.append(rows[0])
+
+    rows = [0, *VALUE]
+    group([task.s(rows) for _ in range(3)]).apply_async()
+    wire.work()
+    assert seen == [1, 2, 3]
 
 
 def test_an_immutable_value_is_serialized_once_whatever_runs_in_between(app):

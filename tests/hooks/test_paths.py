@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections import OrderedDict, deque
+from types import SimpleNamespace
+
 import pytest
 from celery import Celery, chain, group
 
@@ -87,13 +90,23 @@ def test_a_path_that_leads_nowhere_is_refused(path):
         replace_at({"args": [1], "kwargs": {"a": "text"}}, path, "new")
 
 
+class Overriding(dict):
+    def values(self):
+        raise AssertionError("this may do anything")
+
+
 def test_contains():
-    """Refs are found in lists, tuples, and dicts at any depth, but not in other objects."""
+    """Refs are found in containers, also of derived classes, at any depth, but not in other objects
+    or by calling what a derived class overrides.
+    """
     ref = Ref.local(1)
     assert contains(ref, (Ref,))
     assert contains([1, {"a": (2, [ref])}], (Ref,))
     assert not contains([1, {"a": (2, ["ref"])}], (Ref,))
-    assert not contains({ref}, (Ref,))
+    for each in ({ref}, deque([ref]), OrderedDict(a=ref), [OrderedDict(a={"b": (ref,)})]):
+        assert contains(each, (Ref,))
+    assert not contains(SimpleNamespace(a=ref), (Ref,))
+    assert contains(Overriding(a=ref), (Ref,))
     deep = [ref]
     for _ in range(5000):
         deep = [deep]
