@@ -285,11 +285,11 @@ class Offload:
         The value expires after ``offload_grace``, or later if something else holds it: a `put`
         holds it for its retention and a quarter more, messages and results for their own time.
         """
-        return self._runtime.unpin(name)
+        return self._runtime.pins.unpin(name)
 
     def pinned(self, name: str) -> Ref[Any] | None:
         """Return the reference pinned under *name*; None if there is none."""
-        return self._runtime.pinned(name)
+        return self._runtime.pins.find(name)
 
     def memoize(
         self,

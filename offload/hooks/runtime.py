@@ -197,12 +197,6 @@ class Runtime:
             raise InvalidRef(f"{opened!r} stands for no content yet: use Catalog.ref instead")
         return opened
 
-    def unpin(self, name: str) -> bool:
-        return self.pins.unpin(name)
-
-    def pinned(self, name: str) -> Ref[Any] | None:
-        return self.pins.find(name)
-
     @property
     def pins(self) -> Pins:
         return Pins(self.content, self.grace)
