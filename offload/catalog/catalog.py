@@ -378,8 +378,8 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         names = other.list_objects()
         if names and not force:
             raise BucketNotEmpty(
-                f"bucket {name} has {len(names)} objects, such as {names[0]!r}: remove them, or "
-                "pass force=True",
+                f"bucket {name} has {len(names)} object{'s' * (len(names) > 1)}, such as "
+                f"{names[0]!r}: remove all, or pass force=True",
                 argument=name,
             )
         for each in names:

@@ -220,7 +220,7 @@ class Saver:
             if self._overwrites
             else "overwriting needs a catalog with mutable=True"
         )
-        return VersionConflict(f"{present.label} exists already: {remedy}", argument=present.label)
+        return VersionConflict(f"{present.label} already exists: {remedy}", argument=present.label)
 
     # -- storing
 

@@ -371,9 +371,8 @@ def put(
             name, value, version, metadata=about, on_conflict="skip" if skip else "error"
         )
     except VersionConflict as exc:
-        raise click.ClickException(
-            printable(f"{exc.argument} already exists: save another version, or pass --skip")
-        ) from exc
+        text = str(exc).replace("pass on_conflict='skip'", "pass --skip")
+        raise click.ClickException(printable(text)) from exc
     if as_json:
         print_json(describe_record(record))
     else:

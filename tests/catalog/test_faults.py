@@ -382,7 +382,7 @@ def test_a_number_that_was_taken_and_saved_meanwhile_exists(catalog, store, on_c
     if on_conflict == "skip":
         assert catalog.save(NAME, "ours", "1", on_conflict="skip") == catalog.info(NAME, "1")
     else:
-        with pytest.raises(VersionConflict, match="exists already"):
+        with pytest.raises(VersionConflict, match="already exists"):
             catalog.save(NAME, "ours", "1")
     assert catalog.load(NAME) == "theirs"
 

@@ -207,7 +207,7 @@ def test_buckets(catalog):
     catalog.bucket("team-b").save(MODEL, 1)
     assert (team.load(MODEL), catalog.load(MODEL)) == ("theirs", "ours")
     assert catalog.buckets() == ["default", "team-a", "team-b"]
-    with pytest.raises(BucketNotEmpty, match=MODEL):
+    with pytest.raises(BucketNotEmpty, match=f"has 1 object, such as '{MODEL}'"):
         catalog.remove_bucket("team-a")
     assert team.load(MODEL) == "theirs"
     catalog.remove_bucket("team-a", force=True)

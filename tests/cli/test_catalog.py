@@ -213,6 +213,17 @@ def test_saving_never_replaces(command, tmp_path):
     assert command.catalog[NAME] == b"old"
 
 
+@pytest.mark.parametrize("more", ((), ("--skip",)))
+def test_a_number_that_another_save_took_does_not_exist(command, tmp_path, more):
+    """`put` of a version whose number another save has taken says that, not that it exists."""
+    catalog, path = command.catalog, tmp_path / "in"
+    path.write_bytes(b"new")
+    catalog._pointers.change_state(NAME, lambda state: state.took(1, catalog._content().now()))
+    refused = command("put", f"{NAME}@1", path, *more, code=1)
+    assert "try again in an hour" in refused
+    assert "already exists" not in refused
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     (
