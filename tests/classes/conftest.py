@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import sys
 import textwrap
@@ -58,6 +59,19 @@ def store(request, tmp_path):
 def url(request, tmp_path):
     """Return the URL of an empty store of each kind that processes can share."""
     return url_of(request.param, request, tmp_path)
+
+
+def separate_processes():
+    """Return a context of `multiprocessing` whose processes share nothing but imports.
+
+    They are forked from a process that has only imported these tests: a new interpreter would
+    import them in each, which takes longer than the tests.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["boto3", "tests.classes.test_registry", "tests.classes.test_storage"]
+    )
+    return context
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import random
 import sys
 import textwrap
@@ -29,6 +28,7 @@ from offload.errors import (
 )
 from offload.stores import open_store
 from offload.stores.memory import MemoryStore
+from tests.classes.conftest import separate_processes
 
 V1 = """
 class F:
@@ -93,7 +93,7 @@ def push_in_process(url, source, gate, queue, times=1):
 
 
 def in_processes(target, arguments):
-    context = multiprocessing.get_context("spawn")
+    context = separate_processes()
     gate, queue = context.Barrier(len(arguments)), context.Queue()
     processes = [context.Process(target=target, args=(*each, gate, queue, 5)) for each in arguments]
     for process in processes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from offload.errors import CodeRefused, SerializationError
 from offload.stores import open_store
 from offload.stores.checks import MAX_POINTER
 from offload.stores.memory import MemoryStore
+from tests.classes.conftest import separate_processes
 
 HASH = "0123456789abcdef" * 4
 OTHER = HASH[::-1]
@@ -262,7 +262,7 @@ def test_processes_that_store_the_same_version_at_once(url):
     """Of processes that store different bytes for one version, one succeeds, and all read its
     complete version.
     """
-    context = multiprocessing.get_context("spawn")
+    context = separate_processes()
     gate, queue = context.Barrier(4), context.Queue()
     processes = [
         context.Process(target=put_in_process, args=(url, seed, gate, queue)) for seed in range(4)
