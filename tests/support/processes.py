@@ -24,20 +24,23 @@ END = 20.0  # seconds to exit after SIGTERM
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
     """Poll *condition* until it is true; raise TimeoutError with *what* after *timeout* seconds.
 
-    An exception in the condition counts as false, and is the cause of the TimeoutError.
+    An exception in the condition counts as false, and is the cause of the TimeoutError. A condition
+    that takes long, such as a command, is checked less often: it must not keep a core busy.
     """
     deadline = time.monotonic() + timeout
     error: Exception | None = None
     while True:
+        start = time.monotonic()
         try:
             if condition():
                 return
             error = None
         except Exception as exc:
             error = exc
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError(f"not within {timeout:g} s: {what}") from error
-        time.sleep(0.01)
+        time.sleep(min(1.0, max(0.01, 3 * (now - start))))
 
 
 def end_process(process: subprocess.Popen[Any], sig: int) -> None:
