@@ -39,20 +39,25 @@ def url_of(kind, request, tmp_path):
     return f"{server.url}?prefix={os.urandom(4).hex()}"
 
 
+def store_of(kind, request, tmp_path):
+    """Yield an empty store of this kind."""
+    if kind == "memory":
+        yield MemoryStore()
+    elif kind == "file":
+        yield FileStore(tmp_path / "store", fsync=False)
+    else:
+        store = open_store(url_of(kind, request, tmp_path))
+        yield store
+        store.close()
+
+
 @pytest.fixture(params=servers(("memory", "file", "redis", "s3")))
 def store(request, tmp_path):
     """Return an empty store with each driver.
 
     Valkey has the driver of Redis; that it answers as Redis does is for the conformance suite.
     """
-    if request.param == "memory":
-        yield MemoryStore()
-    elif request.param == "file":
-        yield FileStore(tmp_path / "store", fsync=False)
-    else:
-        store = open_store(url_of(request.param, request, tmp_path))
-        yield store
-        store.close()
+    yield from store_of(request.param, request, tmp_path)
 
 
 @pytest.fixture(params=servers(SHARED))

@@ -33,6 +33,7 @@ from offload.digest import digest_of
 from offload.errors import CodeError, CodeRefused, ConfigurationError, UnknownClass
 from offload.serializers.choose import Registry
 from offload.stores.memory import MemoryStore
+from tests.classes.conftest import servers, store_of
 from tests.support.payload import Payload
 
 CI, NEXT, EVIL = generate(), generate(), generate()
@@ -84,6 +85,16 @@ def with_content(stored, content=None, source=None, **record):
     fitting = {"digest": digest_of([content]), "size": len(content)}
     fitting |= {"source": digest_of([source]) if source else "", "source_size": len(source)}
     return StoredVersion(replace(stored.record, **fitting, **record), content, source)
+
+
+@pytest.fixture(params=servers(("memory", "file", "redis")))
+def store(request, tmp_path):
+    """Return an empty store.
+
+    Whom to trust is decided above the store, from what it has read. What S3 reads and writes is
+    tested by `test_registry` and `test_storage`; each request takes longer than most tests here.
+    """
+    yield from store_of(request.param, request, tmp_path)
 
 
 @pytest.fixture
