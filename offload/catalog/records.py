@@ -291,7 +291,7 @@ def read_record(
         same = False
     if not same:
         raise _altered(pointer)
-    known = {each: data[each] for each in (*kinds, "created", "digest")}
+    known: dict[str, Any] = {each: data.get(each) for each in (*kinds, "created", "digest")}
     return Record(bucket=bucket, name=name, metadata=data.get("metadata"), **known)
 
 

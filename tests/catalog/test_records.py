@@ -105,6 +105,7 @@ def test_no_signature_is_valid_but_the_right_one(mac):
         ("digest", "../../x"),
         ("digest", "b3:x"),
         ("digest", 5),
+        ("author", None),
     ),
 )
 def test_a_field_that_no_record_has_is_refused(field, wrong):
@@ -116,6 +117,14 @@ def test_a_field_that_no_record_has_is_refused(field, wrong):
                         (KEYS, seal(POINTER, data, KEYS))):  # fmt: skip
         with pytest.raises(IntegrityError, match="isn't signed for this store"):
             read_record(POINTER, value, keys)
+
+
+def test_a_record_without_a_digest_is_read():
+    """A record that lacks the digest, which may be null, is read as one of which it isn't known."""
+    data = json.loads(WRITTEN.partition(" ")[2])
+    del data["digest"]
+    for keys in (None, KEYS):
+        assert read_record(POINTER, seal(POINTER, data, KEYS), keys).digest is None
 
 
 @pytest.mark.parametrize(

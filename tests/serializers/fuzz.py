@@ -1,4 +1,5 @@
-"""Feed hostile input to every decoder and watch what the process does.
+"""Feed hostile input to every decoder and watch what the process does: those of values, of
+registered types, and of all else that stores and messages contain (`fuzz_records`).
 
 This is a program, because an audit hook stays for the rest of a process. It prints what went wrong.
 """
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import traceback
 from contextlib import suppress
+from decimal import Decimal
 from importlib import import_module
 from zoneinfo import ZoneInfo
 
@@ -22,19 +24,24 @@ import orjson
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import scipy.sparse as sp
+import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from pydantic import BaseModel
 
+from offload import register_type
 from offload.classes.hashing import identify
 from offload.classes.scope import Scope
 from offload.content.encoding import decode, decode_prefix
 from offload.content.manifest import pack, read_prefix, read_root
 from offload.errors import OffloadError
 from offload.inspect.preview import preview
-from offload.ref import Keys
 from offload.serializers import Registry
 from offload.stores.memory import MemoryStore
 from tests.classes.sides import Side
+from tests.serializers.fuzz_records import KEYS, RECORDS, SEALED
 from tests.serializers.test_hostile import CLAIMS, EXPANDED, SAMPLES
 
 ROUNDS = int(os.environ.get("OFFLOAD_FUZZ_ROUNDS", "500"))
@@ -59,7 +66,8 @@ TAGS = (
     *("timezone", "ZoneInfo", "pytz", "Fraction", "range", "path", "address", "json", "raw"),
     *("tuple", "dict", "set", "frozenset", "slice", "deque", "OrderedDict", "Counter"),
     *("defaultdict", "numpy", "pandas", "polars", "pyarrow", "shipped", "code", "object"),
-    *("again", "alias", "partial", "bound", "type", "__class__", "eval"),
+    *("again", "alias", "partial", "bound", "type", "itemgetter", "import", "registered"),
+    *("__class__", "eval"),
 )
 EDGES = (
     *(None, True, 0, 1, -1, 2**31, 2**63 - 1, -(2**63), 10**18, 1.5, 1e308, "", "a", "nan", "S0"),
@@ -67,6 +75,25 @@ EDGES = (
     *("eval", "to_csv", "query", "__init__", "__class__", "__globals__", "mro", "os.system"),
     *("../../etc/passwd", "/etc/passwd", "Europe/Berlin", [], {}, [[]], {"a": 1, "b": 2}),
 )
+
+
+class Item(BaseModel):
+    """A model whose fields pydantic converts."""
+
+    count: int = 0
+    rows: list[float] = []
+    price: Decimal = Decimal(1)
+    more: dict[str, set[int]] = {}
+
+
+REGISTERED = (
+    [Item(rows=[1.5], more={"a": {1}})],
+    [xr.DataArray(np.arange(6.0).reshape(2, 3), coords={"x": [1, 2]}, dims=("x", "y"))],
+    [sp.csr_array(np.eye(3)), sp.coo_array(np.eye(3)), sp.lil_array(np.eye(3))],
+    [sp.dia_array(np.eye(3)), sp.dok_array(np.eye(3)), sp.bsr_array(np.eye(4))],
+    [Image.new("P", (3, 2))],
+)
+"""Values of registered types."""
 
 armed = False
 seen: list[str] = []
@@ -147,6 +174,7 @@ def main():
         [f"__main__.{name}", sides["trusted"].registry.push(names[name])]
         for name in ("Point", "scale")
     ]
+    register_type(Item, name="Item")
     shipped = [
         {"object": ["new", 0, 1, None, None, {"dict": [["x"], [{"again": 1}]]}]},
         {"object": ["call", {"bound": [{"code": 0}, "of"]}, 0, {"tuple": [1]}]},
@@ -164,7 +192,7 @@ def main():
     gadgets = [*calls, *({"shipped": [pairs, call]} for call in calls)]
     call = {"object": ["call", {"code": 0}, 0, {"tuple": [["true"]]}]}
     gadgets.append({"shipped": [[["subprocess.run", run]], call]})
-    payloads = [data.encode(value, "json") for value in SAMPLES.values()]
+    payloads = [data.encode(value, "json") for value in (*SAMPLES.values(), *REGISTERED)]
     payloads += [data.encode(SAMPLES["json"], native) for native in ("msgpack", "yaml")]
     trees = [(orjson.loads(p.head), list(p.buffers)) for p in payloads if p.serializer == "tree"]
     trees += [({"shipped": [pairs, node]}, []) for node in shipped]
@@ -237,7 +265,6 @@ def main():
         views = list(map(memoryview, parts[1:]))
         guarded((name, parts), lambda: data.decode(name, parts[0], views))
 
-    keys = Keys([b"k" * 32])
     roots = [(b"".join(pack(p).root), p.size) for p in payloads if p.size < 1 << 16]
 
     @quick
@@ -253,9 +280,21 @@ def main():
             lambda: read_prefix(bytes(root)),
             lambda: decode(stored, 1 << 20, "it"),
             lambda: decode_prefix(stored, 1 << 16),
-            lambda: keys.open(f"offload:1?{bytes(root[:80]).decode('latin-1')}&m={'0' * 32}"),
+            lambda: KEYS.open(f"offload:1?{bytes(root[:80]).decode('latin-1')}&m={'0' * 32}"),
         ):
             guarded(bytes(root), call)
+
+    others += EDGES
+    for _ in range(ROUNDS):
+        sample, decode_it = chance.choice(RECORDS)
+        node = mutated(chance, sample, others)
+        guarded(node, lambda d=decode_it, n=node: d(n))
+    for _ in range(ROUNDS):
+        sample, decode_it = chance.choice(SEALED)
+        content = bytearray(sample[: chance.choice((len(sample), chance.randrange(len(sample))))])
+        if content:
+            content[chance.randrange(min(len(content), 40))] = chance.randrange(256)
+        guarded(content, lambda d=decode_it, c=bytes(content): d(c))
 
     trees_of_any_shape()
     bytes_of_any_value()
