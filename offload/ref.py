@@ -41,7 +41,7 @@ from kombu.utils.json import register_type
 from offload.digest import Digest, parse_digest
 from offload.encryption.keys import Keyring
 from offload.errors import InvalidRef, KeyUnavailable, SerializationError, UnsupportedVersion
-from offload.text import human_size, human_time
+from offload.text import human_size, human_time, printable
 
 T = TypeVar("T")
 Resolve = Callable[["Ref[Any]"], Any]
@@ -155,7 +155,7 @@ class Ref(Generic[T]):
             number = claimed.get("n", "")[:20]
             size = int(number) if number.isdecimal() else 0
         where = f"{digest[:11]}…" if digest else "inline"
-        return f"{kind or 'object'} {human_size(size)} {where}"
+        return f"{printable(kind) or 'object'} {human_size(size)} {where}"
 
     def __json__(self) -> dict[str, str]:
         if _within_values.get():

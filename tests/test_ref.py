@@ -57,6 +57,16 @@ def test_sizes_are_shown_in_powers_of_1000(size, text):
     assert human_size(size) == text
 
 
+def test_a_type_of_control_characters_is_shown_escaped():
+    """Logs and terminals show what anyone wrote as a reference's type without its control
+    characters.
+    """
+    ref = signed(type="\x1b[31m\nERROR")
+    for shown in (repr(ref), Ref.unbound(ref.wire).shown):
+        assert shown.isprintable()
+        assert "ERROR" in shown
+
+
 @pytest.mark.parametrize("number", ("-5", "1e3", "9" * 400, "", " 5", "1_0"))
 @pytest.mark.parametrize("field", ("n", "c", "u"))
 def test_a_signed_number_that_is_no_size_or_time_is_refused(field, number):

@@ -86,6 +86,11 @@ def take_meta(result: Any, meta: Any) -> None:
     getattr(result, TAKE_META)(meta)
 
 
+def app_of_thread() -> Any:
+    """Return the app that is current in this thread."""
+    return _state.get_current_app()
+
+
 def worker_task() -> Any:
     """Return the task that a worker executes in this thread; None if there is none."""
     return _state.get_current_worker_task()

@@ -28,7 +28,6 @@ from typing import Any
 
 from billiard.process import current_process
 from celery import Task, signals, states
-from celery._state import get_current_app
 from celery.app import trace
 from celery.bootsteps import StartStopStep
 from celery.exceptions import Ignore, Reject, Retry
@@ -44,7 +43,7 @@ from offload.hooks import (
     shipped_exceptions,
     stored_states,
 )
-from offload.hooks.celery_internals import patch
+from offload.hooks.celery_internals import app_of_thread, patch
 from offload.hooks.delivery import Delivery, current_delivery, running
 from offload.hooks.memo import Call, Memos
 from offload.hooks.message import EMBED, MALFORMED, described
@@ -152,7 +151,7 @@ def check_tracers(app: Any, pool: str = "a pool's process") -> None:
 
 def _check_in_process(**_more: Any) -> None:
     """Check the tasks of a pool's process, which has built its own tracers."""
-    app = get_current_app()
+    app = app_of_thread()
     if getattr(app, "_offload", None) is not None:
         check_tracers(app)
 

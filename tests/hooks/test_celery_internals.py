@@ -163,6 +163,16 @@ def test_a_thread_acts_for_a_task(app):
     assert internals.worker_task() is None
 
 
+def test_a_thread_has_a_current_app(app):
+    """A process of a pool has set the worker's app as the current one of its thread."""
+    before = internals.app_of_thread()
+    app.set_current()
+    try:
+        assert internals.app_of_thread() is app
+    finally:
+        before.set_current()
+
+
 def test_a_thread_uses_a_given_backend(app):
     """A thread that was given a backend and a queue of replies uses them; others don't."""
     own, queue = app.backend, app.thread_oid

@@ -331,6 +331,17 @@ def test_pydantic_converts_nothing_that_takes_no_memory(types, field, value):
     assert through(Model.model_construct(rows=(1, 2), any=np.arange(9.0))).rows == [1, 2]
 
 
+@pytest.mark.parametrize("part", ("fields", "extra", "private"))
+def test_a_default_factory_is_not_called(types, part):
+    """A defaultdict in place of a model's fields is refused, so that its factory isn't called."""
+    register_type(Item, name="Item")
+    factory = {"defaultdict": ["list", [], []]}
+    data = {"dict": [["fields", part], [{"dict": [[], []]}, factory]]}
+    head = orjson.dumps({"registered": ["Item", 1, data]})
+    with pytest.raises(DeserializationError, match="a dict of fields is missing"):
+        Registry({"json"}).decode("tree", head, [])
+
+
 def test_validators_run_on_what_arrives(types):
     """A validator of the model runs when a value arrives."""
 

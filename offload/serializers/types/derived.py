@@ -209,8 +209,7 @@ def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
         return found
 
     def decode(data: Any, version: int) -> Any:
-        fields, extra = data["fields"], data.get("extra", {})
-        private = data.get("private", {})
+        fields, extra, private = map(_as_dict, map(data.get, ("fields", "extra", "private")))
         if not private.keys() <= kind.__private_attributes__.keys():
             raise NotDecoded("it has private attributes that this process's model lacks")
         # Pydantic would make a list of a range, and an int of a Decimal, however large.
@@ -233,6 +232,13 @@ def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
         return made
 
     return encode, decode
+
+
+def _as_dict(data: Any) -> dict[Any, Any]:
+    """Return *data*, or {} for None; raise NotDecoded for others: some have a default factory."""
+    if data is not None and type(data) is not dict:
+        raise NotDecoded("a dict of fields is missing")
+    return data or {}
 
 
 def _is_bounded(value: Any) -> bool:
