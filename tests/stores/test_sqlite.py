@@ -56,23 +56,6 @@ def test_opening_writes_nothing(path):
     assert not path.parent.exists()
 
 
-@pytest.mark.parametrize(
-    "listed", (lambda store: store.pointers.names("a/"), lambda store: store.leases.names("a/"))
-)
-def test_names_are_found_by_an_index(store, listed):
-    """A list of names reads only those that start with the prefix, and not what else there is:
-    values take up to 64 KiB each.
-    """
-    asked = []
-    with store.database.reading() as connection:
-        connection.set_trace_callback(asked.append)
-    list(listed(store))
-    with store.database.reading() as connection:
-        connection.set_trace_callback(None)
-        [plan] = connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}").fetchall()
-    assert plan[-1].startswith("SEARCH")
-
-
 def test_any_text_may_be_a_prefix(store):
     """A prefix that no name can have finds none, and others find exactly the names with it."""
     names = ["B", "a", "a/b", "a/bc", "a0", "ab", "z", "zz+"]

@@ -14,8 +14,6 @@ from offload.stores.sqlite.blobs import SQLiteBlobs
 from offload.stores.sqlite.database import Database
 from offload.stores.url import StoreURL, boolean, file_mode, seconds
 
-_AFTER = "\x7f"  # sorts after all characters of a name
-
 
 class SQLiteStore:
     """A store in the SQLite file *path*, which the processes of one machine share.
@@ -102,9 +100,10 @@ class SQLitePointers:
             return True
 
     def names(self, prefix: str = "") -> Iterator[str]:
+        # Not as a range, whose end SQLite compares with whole rows: it would read each value.
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT name FROM pointer WHERE name >= ? AND name < ?", (prefix, prefix + _AFTER)
+                "SELECT name FROM pointer WHERE substr(name, 1, ?) = ?", (len(prefix), prefix)
             ).fetchall()
         return (row[0] for row in rows)
 
@@ -153,8 +152,8 @@ class SQLiteLeases:
     def names(self, prefix: str = "") -> Iterator[str]:
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT name FROM lease WHERE name >= ? AND name < ? AND until > ?",
-                (prefix, prefix + _AFTER, self._database.now()),
+                "SELECT name FROM lease WHERE substr(name, 1, ?) = ? AND until > ?",
+                (len(prefix), prefix, self._database.now()),
             ).fetchall()
         return (row[0] for row in rows)
 
