@@ -104,11 +104,13 @@ class Lock:
     def __init__(
         self, store: Store, name: str, *, ttl: float = 30.0, heartbeat: bool = True
     ) -> None:
+        if isinstance(store, str):
+            raise TypeError("a lock needs a store: pass open_store(url) instead of the URL")
         self.name = name
         self.ttl = check_ttl(ttl)
         self._url = store.url
         self._leases = store.leases
-        self._lease = check_name(_PREFIX + name)
+        self._lease = _lease_of(name)
         self._heartbeat = heartbeat
         self._held: _Ownership | None = None  # the last one, also after its release
         self._mine = threading.local()  # the last one of each thread
@@ -350,6 +352,12 @@ class Lock:
         )
 
 
+def _lease_of(name: str) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"not a name: a {type(name).__name__}; a lock's name is text")
+    return check_name(_PREFIX + name)
+
+
 def list_locks(store: Store, prefix: str = "") -> Iterator[tuple[str, LeaseInfo]]:
     """Yield the name of each lock in *store* that has an owner, with owner, fence, and ttl.
 
@@ -366,7 +374,7 @@ def break_lock(store: Store, name: str) -> LeaseInfo | None:
 
     The next owner's fence is greater, and the present owner finds that it has lost the lock.
     """
-    lease = check_name(_PREFIX + name)
+    lease = _lease_of(name)
     info = store.leases.read(lease)
     if info is None or not store.leases.release(lease, info.owner):
         return None

@@ -224,16 +224,24 @@ def test_a_grant_that_got_lost_is_returned(store, make, monkeypatch):
     assert make().acquire(blocking=False)
 
 
-@pytest.mark.parametrize("name", ("", "a//b", "../b", "a b", "é", "x" * 196))
+@pytest.mark.parametrize("name", ("", "a//b", "../b", "a b", "é", "x" * 196, None, b"a"))
 def test_other_names_are_refused(store, name):
     """An invalid name raises ValueError, before anything is stored."""
     with pytest.raises(ValueError, match="not a name"):
         Lock(store, name)
+    with pytest.raises(ValueError, match="not a name"):
+        break_lock(store, name)
+
+
+def test_a_url_is_no_store():
+    """A lock needs a store, and an error about a URL says how to open it."""
+    with pytest.raises(TypeError, match=r"open_store\(url\)"):
+        Lock("redis://user:secret@localhost", NAME)
 
 
 def test_wrong_arguments_are_refused(store, make):
     """A ttl that isn't positive, and a timeout without blocking, raise ValueError."""
-    for ttl in (0, -1, float("nan")):
+    for ttl in (0, -1, float("nan"), "60", None):
         with pytest.raises(ValueError, match="time to live"):
             Lock(store, NAME, ttl=ttl)
     with pytest.raises(ValueError, match="blocking"):

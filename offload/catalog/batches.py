@@ -72,7 +72,8 @@ def label_of(name: Any, version: Any) -> str:
 def listed(what: str, given: Any) -> list[Any]:
     """Return the list that was given as argument *what*; raises ValueError if it isn't one."""
     if not isinstance(given, (list, tuple)):
-        raise ValueError(f"{what}: expected a list, not a {type(given).__name__}")
+        expected = "a text or a list of texts" if what == "name" else "a list"
+        raise ValueError(f"{what}: expected {expected}, not a {type(given).__name__}")
     return list(given)
 
 

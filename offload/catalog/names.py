@@ -103,8 +103,9 @@ def version_key(version: str | int) -> tuple[str, str]:
     text = str(version) if type(version) is int else version
     found = _version_key(text) if isinstance(text, str) and len(text) <= 2 * MAX_VERSION else None
     if found is None:
+        given = repr(text[:150]) if isinstance(text, str) else f"a {type(text).__name__}"
         raise ValueError(
-            f"not a version: {str(version)[:150]!r}; a version is text such as '3', '2.1', or "
+            f"not a version: {given}; a version is text such as '3', '2.1', or "
             f"'1.0rc2' (PEP 440) of at most {MAX_VERSION} characters, or a whole number"
         )
     return found

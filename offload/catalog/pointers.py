@@ -206,7 +206,9 @@ class CatalogPointers:
         return {pointer: place for pointer in found if (place := object_of(pointer)) is not None}
 
     def start(self, prefix: str = "") -> str:
-        """Return the prefix of these pointers."""
+        """Return the prefix of these pointers; raises TypeError for a *prefix* that isn't text."""
+        if not isinstance(prefix, str):
+            raise TypeError(f"a prefix is text, not a {type(prefix).__name__}")
         return f"{RECORDS}{self.bucket}/{encode(normalize(prefix))}"
 
     # -- states of names

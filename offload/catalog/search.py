@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from numbers import Real
+from types import NoneType
 from typing import Any
 
 from offload.catalog.names import INDEXES, Place, object_of, parsed
@@ -64,12 +65,16 @@ def matcher(
     larger_than: int | None,
 ) -> Callable[[Record], bool]:
     """Return a function that tells whether a record meets these conditions; see `Catalog.find`."""
+    if not isinstance(kind, (str, type, NoneType)):
+        raise TypeError("type is a type or its name")
+    if not isinstance(metadata, (Mapping, NoneType)):
+        raise TypeError("metadata is a dict of what a version's metadata must have")
     name = kind.__qualname__ if isinstance(kind, type) else kind
     wanted = None if name is None else name[:MAX_TYPE]
     start = since.timestamp() if isinstance(since, datetime) else since
-    if not isinstance(start, (Real, type(None))):
+    if not isinstance(start, (Real, NoneType)):
         raise TypeError("since is a datetime or seconds since 1970, such as time.time() - 86400")
-    if not isinstance(larger_than, (Real, type(None))):
+    if not isinstance(larger_than, (Real, NoneType)):
         raise TypeError("larger_than is a number of bytes")
 
     def matches(record: Record) -> bool:

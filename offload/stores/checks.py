@@ -66,7 +66,11 @@ def check_ttl(ttl: float) -> float:
 
     Raises ValueError if it isn't positive.
     """
-    if not ttl > 0:  # NaN included
+    try:
+        is_positive = ttl > 0  # not NaN
+    except TypeError:
+        is_positive = False
+    if not is_positive:
         raise ValueError(f"a time to live is a positive number of seconds, not {ttl!r}")
     if ttl == math.inf:
         return ENDLESS

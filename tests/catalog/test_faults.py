@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -136,6 +137,32 @@ def test_wrong_conditions_of_a_search_are_refused(catalog, since):
         catalog.find(since=since)
     with pytest.raises(TypeError, match="larger_than is"):
         catalog.find(larger_than="1MB")
+    with pytest.raises(TypeError, match="metadata is a dict"):
+        catalog.find(metadata=["stage"])
+    with pytest.raises(TypeError, match="type is a type or its name"):
+        catalog.find(type=5)
+    for prefix in (None, 5):
+        with pytest.raises(TypeError, match="a prefix is text"):
+            catalog.find(prefix)
+        with pytest.raises(TypeError, match="a prefix is text"):
+            catalog.list_objects(prefix)
+
+
+@pytest.mark.parametrize("version", (1.0, True, None, b"1"))
+def test_a_version_of_another_type_is_told_by_it(catalog, version):
+    """A number or bytes in place of a version aren't shown as if they were its text."""
+    with pytest.raises(ValueError, match=f"not a version: a {type(version).__name__};"):
+        catalog.load(NAME, version)
+
+
+@pytest.mark.parametrize("name", (None, b"m", Path("m"), {"m": 1}))
+def test_a_name_is_text_or_a_list(catalog, name):
+    """A name of another type is refused by each call, which says that a text would do."""
+    for call in (lambda: catalog.save(name, 1), lambda: catalog.load(name)):
+        with pytest.raises(ValueError, match="name: expected a text or a list of texts, not a"):
+            call()
+    with pytest.raises(ValueError, match="name: expected a text or a list of texts, not a"):
+        catalog.remove(name)
 
 
 @pytest.mark.parametrize("given", BAD.values(), ids=BAD)
