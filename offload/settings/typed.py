@@ -88,4 +88,3 @@ class TaskDict(CallDict, total=False):
 
 
 TaskGiven = Union[TaskDict, TaskOptions, bool]
-CallGiven = Union[CallDict, TaskOptions, bool]

@@ -73,11 +73,15 @@ def _int(value: int) -> bytes:
     return tagged(b"int", value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
+_SINGLETONS = {
+    None: b"none\0",
+    True: b"true\0",
+    False: b"false\0",
+    ...: b"ellipsis\0",
+    NotImplemented: b"not implemented\0",
+}
 ATOMS: dict[type, Callable[[Any], bytes]] = {
-    type(None): lambda _: b"none\0",
-    bool: lambda value: b"true\0" if value else b"false\0",
-    type(...): lambda _: b"ellipsis\0",
-    type(NotImplemented): lambda _: b"not implemented\0",
+    **dict.fromkeys(map(type, _SINGLETONS), _SINGLETONS.__getitem__),
     int: _int,
     float: lambda value: b"float\0" + struct.pack(">d", value),
     complex: lambda value: b"complex\0" + struct.pack(">dd", value.real, value.imag),

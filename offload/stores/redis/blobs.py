@@ -327,8 +327,8 @@ class BlobScripts:
 
     def groups(self, digests: Sequence[Digest]) -> list[Sequence[Digest]]:
         """Split digests into groups for one run of a script each."""
-        if not digests:
-            return []
+        if len(digests) < 2:  # most values are one blob
+            return [digests] if digests else []
         return _batches(digests, BATCH if self.client.many_keys else 1)
 
 
