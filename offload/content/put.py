@@ -142,9 +142,14 @@ class Writer:
         self.check_size(payload)
         if payload.size >= threshold:
             return replace(payload, salt=salt) if salt else payload
-        if not payload.ships_code and self._serializers.carries(value, celery_serializer):
+        if self._is_carried(value, celery_serializer, payload):
             return None
         return self.inline_ref(payload)
+
+    def _is_carried(self, value: Any, celery_serializer: str, payload: Payload) -> bool:
+        return not payload.ships_code and self._serializers.carries(
+            value, celery_serializer, payload
+        )
 
     def find_cached_ref(
         self, value: Any, *, celery_serializer: str, hold: Hold, threshold: int = 0
@@ -349,9 +354,7 @@ class Writer:
             settings = self._settings
             if settings.on_outage != "inline" or payload.size > settings.inline_limit:
                 raise
-            is_carried = not payload.ships_code and self._serializers.carries(
-                value, celery_serializer
-            )
+            is_carried = self._is_carried(value, celery_serializer, payload)
             if not is_carried and self._signing.known is None:
                 raise StoreUnavailable(
                     f"{exc}; {celery_serializer} can send a {payload.type or 'value'} in the "

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain, compress
 from typing import Any, Union
 
 from celery.canvas import Signature
 
 from offload.errors import InvalidRef
 from offload.ref import Ref
+from offload.serializers.plain import MANY, has_builtin_types
 
 Key = Union[str, int]
 Path = Sequence[Key]
@@ -58,28 +60,33 @@ def contains(value: object, kinds: tuple[type, ...]) -> bool:
 
     Each container is visited once, however often it occurs.
     """
-    if isinstance(value, kinds):
-        return True
-    if not isinstance(value, _HOLDERS):
-        return False
-    seen = {id(value)}
-    waiting: list[Any] = [value]
-    while waiting:
-        container = waiting.pop()
-        items = _items(container)
-        holds_containers = False
-        for kind in set(map(type, items)):  # loops: this runs for each message
-            if issubclass(kind, kinds):
-                return True
-            if issubclass(kind, _HOLDERS):
-                holds_containers = True
-        if not holds_containers:
-            continue
-        for item in items:
-            if isinstance(item, _HOLDERS) and id(item) not in seen:
-                seen.add(id(item))
-                waiting.append(item)
-    return False
+    level: Any = (value,)
+    seen: set[int] = set()
+    while True:  # level by level, so that most of it runs in C: this runs for each message
+        types = set(map(type, level))
+        if any(issubclass(kind, kinds) for kind in types):
+            return True
+        inner = {kind for kind in types if issubclass(kind, _HOLDERS)}
+        if not inner:
+            return False
+        if inner != types:
+            level = list(compress(level, map(inner.__contains__, map(type, level))))
+        found = dict(zip(map(id, level), level, strict=True))
+        for each in found.keys() & seen:
+            del found[each]
+        if len(found) > MANY and len(seen) <= MANY and has_builtin_types(value):
+            return False
+        seen.update(found)
+        level = _items_of(list(found.values()))
+
+
+def _items_of(containers: Sequence[Any]) -> Collection[Any]:
+    if len(containers) == 1:
+        return _items(containers[0])
+    types = set(map(type, containers))
+    if types <= {list, tuple}:
+        return list(chain.from_iterable(containers))
+    return list(chain.from_iterable(map(dict.values if types == {dict} else _items, containers)))
 
 
 def _items(container: Any) -> Collection[Any]:

@@ -96,11 +96,21 @@ class Registry:
         if not found.data_only:
             self._check(serializer)
 
-    def carries(self, value: Any, celery_serializer: str) -> bool:
-        """Return whether to leave *value* to plain Celery's serializer, by trying to write it.
+    def carries(self, value: Any, celery_serializer: str, payload: Payload | None = None) -> bool:
+        """Return whether to leave *value* to plain Celery's serializer, which supports it.
 
         False for a value of a registered type, even if that serializer supports it.
+
+        Args:
+            payload: what `encode` has returned for *value*, if it was called: in most cases, this
+                spares trying to write it.
         """
+        if payload is not None and kombu.is_kombus_own(celery_serializer):
+            is_json = payload.serializer == Json.name or payload.head == b"str"
+            if is_json and celery_serializer == "json":
+                return True
+            if payload.serializer == kombu.PREFIX + celery_serializer:
+                return not holds_registered(value)
         return not holds_registered(value) and kombu.carries(value, celery_serializer)
 
     def _check(self, name: str) -> None:

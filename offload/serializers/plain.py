@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import struct
 from collections.abc import Sequence
 from itertools import chain, compress, repeat
@@ -18,6 +19,13 @@ from offload.text import type_name
 
 _MAX_DEPTH = 200
 """Maximum depth, below orjson's limit of 254. It also ends the walk through a cycle."""
+MANY = 50
+"""Containers beyond which serializing a value takes less time than looking at each of them."""
+_DATA_ONLY = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS = frozenset({list, tuple, dict})
 SCALARS = _SCALARS | {bytes}
@@ -166,6 +174,7 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
     if kind in _SCALARS:
         return kind is not float or isfinite(value)
     level: Any = (value,)
+    tried = False
     for _ in range(_MAX_DEPTH):
         kinds = set(map(type, level))
         if not kinds <= _SCALARS | types:
@@ -176,6 +185,10 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
             return True
         lists = _distinct([*_only(list, level, kinds), *_only(tuple, level, kinds)])
         dicts = _distinct(_only(dict, level, kinds))
+        if len(lists) + len(dicts) > MANY and types is _CONTAINERS and not tried:
+            tried = True
+            if _is_ordinary(value):
+                return True
         if dicts and not _are_plain(dicts):
             return False
         if len(lists) == 1 and not dicts:
@@ -184,6 +197,31 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
             values = chain.from_iterable(map(dict.values, dicts))
             level = list(chain(chain.from_iterable(lists), values))
     return False
+
+
+def has_builtin_types(value: Any) -> bool:
+    """Return whether *value* certainly consists of Python's own types, and of buffers. False means
+    unknown.
+
+    Takes time linear in the number of distinct objects, as marshal writes each once.
+    """
+    try:
+        marshal.dumps(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_ordinary(value: Any) -> bool:
+    """Return whether *value* certainly is plain. False means unknown.
+
+    Only types that both orjson and marshal write are JSON's own. A NaN would be written as null.
+    """
+    try:
+        text = orjson.dumps(value, option=_DATA_ONLY)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return b"null" not in text and b'"__type__"' not in text and has_builtin_types(value)
 
 
 def _only(kind: type, level: Any, kinds: set[type]) -> Any:

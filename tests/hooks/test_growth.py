@@ -31,6 +31,22 @@ def wire():
     return wire
 
 
+def calls_of(function):
+    """Return how many of offload's functions a call of *function* enters."""
+    entered = 0
+
+    def enter(frame, event, _argument):
+        nonlocal entered
+        entered += event == "call" and PACKAGE in frame.f_code.co_filename
+
+    sys.setprofile(enter)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return entered
+
+
 @pytest.mark.parametrize("where", ("list", "args", "kwargs"))
 def test_a_messages_values_are_fetched_in_one_round_trip(wire, where):
     """Small values of one message are read in one round trip, wherever its references are."""
@@ -58,21 +74,22 @@ def test_chain_steps_without_large_values_are_not_traversed(wire, arguments, cal
 
     def calls_with(steps):
         made = [dict(grow.s(**arguments)) for _ in range(steps)]
-        entered = 0
-
-        def enter(frame, event, _argument):
-            nonlocal entered
-            entered += event == "call" and PACKAGE in frame.f_code.co_filename
-
-        sys.setprofile(enter)
-        try:
-            grow.apply_async(([0],), chain=made)
-        finally:
-            sys.setprofile(None)
-        return entered
+        return calls_of(lambda: grow.apply_async(([0],), chain=made))
 
     calls_with(1)  # warm up
     assert calls_with(10 + PARTS) - calls_with(10) <= PARTS * calls
+
+
+def test_small_values_of_many_parts_take_no_call_for_each(wire):
+    """Publishing data below the threshold takes as many calls for 1,000 dicts as for 100."""
+    grow = wire.app.tasks["grow"]
+
+    def calls_with(parts):
+        rows = [{"id": n, "name": f"name {n}", "tags": ["a", "b"]} for n in range(parts)]
+        return calls_of(lambda: grow.apply_async((rows,), offload={"threshold": 1_000_000}))
+
+    calls_with(100)  # warm up
+    assert calls_with(1000) == calls_with(100)
 
 
 def test_large_values_of_late_steps_are_found(wire):

@@ -5,9 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 from celery import Celery, chain, group
+from celery.canvas import Signature
+from hypothesis import given
+from hypothesis import strategies as st
 
-from offload import InvalidRef, Ref
+from offload import InvalidRef, LostValue, Ref
 from offload.hooks.paths import contains, is_signature, label, replace_each
+from offload.serializers.plain import MANY
 
 app = Celery("paths", broker="memory://", set_as_current=False)
 
@@ -122,6 +126,56 @@ def test_contains_visits_each_container_once():
     for _ in range(100):
         shared = [shared, shared, {"a": shared}]
     assert not contains(shared, (Ref,))
+
+
+KINDS = (Ref, LostValue, Signature)
+
+
+def contains_naively(value, seen):
+    if isinstance(value, KINDS):
+        return True
+    if type(value) not in (list, tuple, dict) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    items = value.values() if isinstance(value, dict) else value
+    return any(contains_naively(item, seen) for item in items)
+
+
+@st.composite
+def containers(draw):
+    """Containers, many or few, that share others, and perhaps one of the kinds sought."""
+    lost = LostValue.of(Ref.local(1), ValueError())
+    made = [draw(st.sampled_from([1, "text", None, b"", {1}, {Ref.local(1)}]))]
+    made.append(draw(st.sampled_from([1, Ref.local(1), lost, task.s(1), [], {}, object()])))
+    for _ in range(draw(st.integers(1, 6))):
+        width = draw(st.sampled_from([1, 2, 3, MANY - 1, MANY + 1, 2 * MANY]))
+        old = list(made)
+        for at in range(width):
+            chosen = draw(st.lists(st.sampled_from(old), max_size=3)) if at < 3 else [old[-1]]
+            kind = draw(st.sampled_from([list, tuple, dict])) if at < 3 else list
+            made.append(dict(enumerate(chosen)) if kind is dict else kind(chosen))
+        made.append(made[-width:])
+    if draw(st.booleans()) and type(made[-1]) is list:
+        made[-1].append(made[-1])  # a cycle
+    return made[-1]
+
+
+@given(containers())
+def test_contains_finds_the_same_in_many_containers(value):
+    """However many containers there are, shared or cyclic, the answer is that of a search through
+    all of them.
+    """
+    assert contains(value, KINDS) == contains_naively(value, set())
+
+
+def test_contains_in_many_containers_takes_time_for_each_once():
+    """Levels of many containers that each hold all of the next level take no exponential time."""
+    level = [[1] for _ in range(MANY + 1)]
+    for _ in range(20):
+        level = [level[:] for _ in range(MANY + 1)]
+    assert not contains(level, KINDS)
+    level[0].append(Ref.local(1))
+    assert contains(level, KINDS)
 
 
 def test_is_signature():

@@ -1,4 +1,4 @@
-"""kombu, numpy, and pandas still have the undocumented parts that serializers use."""
+"""CPython, kombu, numpy, and pandas still have the undocumented parts that serializers use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import pytest
 from kombu.utils import json
 
 from offload.serializers.library_internals import array_maker, codec, data_and_mask, fill_value
+from offload.serializers.plain import has_builtin_types
+
+
+@pytest.mark.parametrize("kind", (int, float, str, list, tuple, dict, set, frozenset))
+def test_cpython_marshals_no_subclass_of_its_types(kind):
+    """marshal writes instances of Python's own types, and refuses those of subclasses, of which it
+    would otherwise lose the type.
+    """
+    assert has_builtin_types([kind()])
+    assert not has_builtin_types([type("Sub", (kind,), {})()])
 
 
 def test_kombu_returns_encoders_and_decoders():

@@ -10,14 +10,19 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from datetime import datetime
+from enum import Enum, IntEnum
+from uuid import UUID
 
 import numpy as np
+import orjson
 import pytest
 from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
-from offload.serializers import Registry
+from offload.serializers import Registry, kombu
 from offload.serializers.choose import certainly_small
+from offload.serializers.plain import MANY, Json, is_plain
 from offload.text import short_repr
 
 
@@ -270,3 +275,59 @@ def test_payloads_have_type_and_size():
     assert payload.size == 8000 + len(payload.head)
     assert registry.encode("x" * 10, "json").type == "str"
     assert hashlib.sha256(payload.head).hexdigest()
+
+
+class Text(str):
+    """Kombu's JSON would deliver it as a str."""
+
+    __slots__ = ()
+
+
+class Color(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("item", "plain"),
+    (
+        *((item, True) for item in (1, 2.5, "text", True, None, "null", (1,), {"a": None})),
+        *((item, True) for item in ({"__type__": 1}, {"__type__": 1, "__value__": 2, "x": 3})),
+        (float("nan"), False),
+        (float("-inf"), False),
+        ({"__type__": "x", "__value__": 1}, False),
+        ({1: 2}, False),
+        ({Text("a"): 1}, False),
+        (Text("a"), False),
+        (Color.RED, False),
+        (IntEnum("Size", "BIG").BIG, False),
+        (UUID(int=1), False),
+        (datetime(2026, 1, 1), False),
+        (b"bytes", False),
+        ({1}, False),
+        (np.float64(1.5), False),
+        (orjson.Fragment(b"1"), False),
+    ),
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    "within", (lambda item: [item], lambda item: {"key": (item,)}), ids=("list", "dict")
+)
+def test_plain_is_the_same_among_many_containers(item, plain, within):
+    """Whether Celery's JSON delivers a value as it is doesn't depend on how many containers are
+    around it.
+    """
+    item = within(item)
+    many = [[n, {"n": n / 3}] for n in range(2 * MANY)]
+    assert is_plain(item) is plain
+    assert is_plain([*many, item]) is plain
+    assert is_plain({"many": many, "item": item}) is plain
+    assert (Json().encode([*many, item]) is not None) is plain
+
+
+@pytest.mark.parametrize("value", ([{"a": 1}] * 100, "text" * 2000, [datetime(2026, 1, 1)]))
+def test_what_a_payload_tells_is_not_tried(value, monkeypatch):
+    """If the payload of a value shows that Celery's JSON carries it, it isn't written for that."""
+    registry = Registry({"json"})
+    payload = registry.encode(value, "json")
+    monkeypatch.setattr(kombu, "carries", None)
+    assert registry.carries(value, "json", payload)
