@@ -134,7 +134,7 @@ KINDS = (Ref, LostValue, Signature)
 def contains_naively(value, seen):
     if isinstance(value, KINDS):
         return True
-    if type(value) not in (list, tuple, dict) or id(value) in seen:
+    if not isinstance(value, (list, tuple, dict, set)) or id(value) in seen:
         return False
     seen.add(id(value))
     items = value.values() if isinstance(value, dict) else value

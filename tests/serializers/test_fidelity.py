@@ -343,7 +343,7 @@ def test_a_circular_list_is_an_error_at_once_without_pickle(help_, width):
     """Without pickle, a circular list raises SerializationError and doesn't recurse."""
     circle = []
     circle.extend([circle] * width)
-    with pytest.raises(SerializationError, match="in itself"):
+    with pytest.raises(SerializationError, match="contains itself"):
         help_.through(circle)
 
 
