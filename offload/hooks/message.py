@@ -381,20 +381,23 @@ def all_unverified(value: Any, data: Any) -> Any:
     Args:
         data: the note of the message that *value* is from. It may be malformed.
     """
-    return _all_unverified(value, _key_in(data), _DEEPEST)
+    return _all_unverified(value, _key_in(data), _DEEPEST, {})
 
 
-def _all_unverified(value: Any, short: str, depth: int) -> Any:
+def _all_unverified(value: Any, short: str, depth: int, copies: dict[tuple[int, int], Any]) -> Any:
     text = text_in(value, short)
     if text is not None:
         return Ref.unbound(text)
-    if not depth:
+    if not depth or type(value) not in (dict, list, tuple):
         return value
-    if type(value) is dict:
-        return {key: _all_unverified(item, short, depth - 1) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)([_all_unverified(item, short, depth - 1) for item in value])
-    return value
+    at = id(value), depth  # a container may occur again, or contain itself
+    if at not in copies:
+        items = value.values() if type(value) is dict else value
+        found = [_all_unverified(item, short, depth - 1, copies) for item in items]
+        copies[at] = (
+            dict(zip(value, found, strict=True)) if type(value) is dict else type(value)(found)
+        )
+    return copies[at]
 
 
 def as_lost(value: Any, error: Exception) -> Any:

@@ -21,6 +21,7 @@ from offload.text import type_name
 
 _MSGPACK_LIMIT = 1 << 32
 _ADVICE = "register that type, too, or let encode() return plain data"
+_MOST_TIMES = 10_000  # JSON writes a container as often as it occurs
 _EXACT_JSON = frozenset({list, dict})  # not tuples, which arrive as lists
 _NO_SERIALIZER = "pickle"  # keeps `_as_sent` from falling back to one that changes types
 
@@ -66,7 +67,9 @@ class Registry:
         Raises:
             SerializationError: if no serializer that the app accepts supports it.
         """
-        is_json = type(value) is not str and is_plain(value, _EXACT_JSON)  # text is stored raw
+        is_json = type(value) is not str and is_plain(
+            value, _EXACT_JSON, _MOST_TIMES
+        )  # text is stored raw
         payload = self._json.write(value) if is_json else None
         return payload if payload is not None else self._as_sent(value, _NO_SERIALIZER)
 

@@ -6,14 +6,14 @@ import marshal
 import struct
 from collections.abc import Sequence
 from itertools import chain, compress, repeat
-from math import isfinite
+from math import inf, isfinite
 from operator import is_
 from pickle import PickleBuffer
 from typing import Any
 
 import orjson
 
-from offload.errors import DeserializationError
+from offload.errors import DeserializationError, SerializationError
 from offload.serializers.base import Payload, utf8
 from offload.text import type_name
 
@@ -160,7 +160,7 @@ def encode_scalar(value: Any) -> tuple[str, bytes, bytes] | None:
         return None
 
 
-def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
+def is_plain(value: Any, types: frozenset[type] = _CONTAINERS, most: float = inf) -> bool:
     """Return whether *value* arrives the same through orjson as through Celery's JSON.
 
     Walks level by level rather than item by item, so that nearly everything runs in C. Doesn't
@@ -169,12 +169,15 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
     Args:
         value: any object.
         types: types of containers that may occur in it.
+        most: how often one may occur.
+
+    Raises SerializationError for a container that occurs more often.
     """
     kind = type(value)
     if kind in _SCALARS:
         return kind is not float or isfinite(value)
     level: Any = (value,)
-    tried = False
+    tried, times = False, 1.0
     for _ in range(_MAX_DEPTH):
         kinds = set(map(type, level))
         if not kinds <= _SCALARS | types:
@@ -183,8 +186,14 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS) -> bool:
             return False
         if kinds <= _SCALARS:
             return True
-        lists = _distinct([*_only(list, level, kinds), *_only(tuple, level, kinds)])
-        dicts = _distinct(_only(dict, level, kinds))
+        all_lists = [*_only(list, level, kinds), *_only(tuple, level, kinds)]
+        all_dicts = _only(dict, level, kinds)
+        lists, dicts = _distinct(all_lists), _distinct(all_dicts)
+        times *= (len(all_lists) + len(all_dicts)) / (len(lists) + len(dicts))
+        if times > most:
+            raise SerializationError(
+                f"this {type_name(value)} holds lists that occur in each other too often"
+            )
         if len(lists) + len(dicts) > MANY and types is _CONTAINERS and not tried:
             tried = True
             if _is_ordinary(value):

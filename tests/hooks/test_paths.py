@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload import InvalidRef, LostValue, Ref
+from offload.hooks.message import restore_refs
 from offload.hooks.paths import contains, is_signature, label, replace_each
 from offload.serializers.plain import MANY
 
@@ -210,3 +211,20 @@ def test_dicts_with_other_content_are_no_signature(odd):
 def test_label(path, parameters, text):
     """A path is formatted in readable form."""
     assert label(path, parameters) == text
+
+
+def test_a_malformed_message_of_lists_that_share_each_other():
+    """Restoring the references of a malformed message visits each list a bounded number of times,
+    also if it contains itself.
+    """
+    nested = [{"__offload__": "offload:1?n=1&m=" + "0" * 32}]
+    for _ in range(40):
+        nested = [nested, nested]
+    cycle = [nested]
+    cycle.append(cycle)
+    parts, name, held = restore_refs({"args": cycle, "kwargs": {}}, {"v": 2, "refs": 5})
+    found = parts["args"]
+    while isinstance(found, list):
+        found = found[0]
+    assert isinstance(found, Ref)
+    assert (name, held) == ("", [])

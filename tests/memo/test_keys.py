@@ -307,3 +307,23 @@ def test_hashing_changes_no_value(key):
     key(value)
     assert repr(value) == before
     assert value["array"] is array
+
+
+def test_lists_that_share_each_other(content):
+    """Lists nested 40 times, each twice in the next, have a key if there is a reference in them,
+    and are refused at once otherwise.
+    """
+
+    def digest(leaf):
+        nested = [leaf]
+        for _ in range(40):
+            nested = [nested, nested]
+        return digest_of_value(nested, serializers=content.serializers)
+
+    refs = [
+        content.writer.put(text * 5000, celery_serializer="json", hold=Hold(60)) for text in "aab"
+    ]
+    first, again, other = map(digest, refs)
+    assert first == again != other
+    with pytest.raises(SerializationError, match="too often"):
+        digest("text")
