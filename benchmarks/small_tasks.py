@@ -33,6 +33,7 @@ from benchmarks.report import Judge, Scale
 TITLE = "Small tasks: add(2, 2)"
 WAYS = (PLAIN_JSON, OFFLOAD)
 _BLOCK = 100
+_DICTS = (10, 100, 500)  # all of them are below the threshold
 
 
 def run(scale: Scale, judge: Judge) -> None:
@@ -48,16 +49,16 @@ def _publishing(scale: Scale, judge: Judge, servers: Setting, apps: dict[str, Ce
     broker, store = servers.client("broker"), servers.client("store")
     block = min(_BLOCK, scale.tasks)
 
-    def publish(way: str) -> Callable[[], float]:
-        delay = apps[way].tasks["add"].delay
+    def publish(way: str, task: str, *args: Any) -> Callable[[], float]:
+        delay = apps[way].tasks[task].delay
 
         def measured() -> float:
             broker.flushall()
-            return cpu_of_calls(lambda: delay(2, 2), block)
+            return cpu_of_calls(lambda: delay(*args), block)
 
         return measured
 
-    functions = {way: publish(way) for way in WAYS}
+    functions = {way: publish(way, "add", 2, 2) for way in WAYS}
     alternately(functions, 2)
     reset_counters(store)
     found = alternately(functions, scale.rounds * max(1, 2 * scale.tasks // block))
@@ -76,6 +77,15 @@ def _publishing(scale: Scale, judge: Judge, servers: Setting, apps: dict[str, Ce
         ratio=calls[PLAIN_JSON] / calls[OFFLOAD],
         at_least=0.97,
     )
+    for count in _DICTS:
+        rows = [{"id": n, "name": f"name {n}", "tags": ["a", "b"]} for n in range(count)]
+        found = alternately({way: publish(way, "take", rows) for way in WAYS}, scale.rounds * 2)
+        judge.row(
+            f"publish {count} small dicts, CPU of a call",
+            "µs",
+            {way: median(times) * 1e6 for way, times in found.items()},
+            ratio=ratio(found[PLAIN_JSON], found[OFFLOAD]),
+        )
     trips = sum(commands(store).values())
     judge.row("store commands for all of these", "", {"offload": trips}, at_most=0)
 
