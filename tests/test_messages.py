@@ -56,7 +56,7 @@ def test_no_store():
 @pytest.mark.parametrize(
     ("url", "says"),
     (
-        ("redsi://localhost", "no store is known for a URL with redsi://; did you mean redis://?"),
+        ("redsi://localhost", "no store handles URLs with redsi://; did you mean redis://?"),
         (
             "localhost:6379",
             (
@@ -66,7 +66,7 @@ def test_no_store():
         ),
         (
             "redis://:secret@localhost:port",
-            "store redis://…: what stands after a host and ':' is not a port number such as 6379",
+            "store redis://…: the text after a host and ':' isn't a port number such as 6379",
         ),
     ),
 )
@@ -247,7 +247,7 @@ def test_a_wrong_password():
     denied = redis.exceptions.AuthenticationError("invalid username-password pair")
     assert str(redis_errors.translate(denied, "redis://localhost/2")) == (
         "redis://localhost/2 refuses this client (invalid username-password pair): check user "
-        "name, password, and rights (ACL)"
+        "name, password, and permissions (ACL)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Base classes of drivers: blobs without holds, which only expire, and leases in records."""
+"""Base classes for drivers: blobs that only expire, without holds; and leases in records."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WINDOW = 32 << 20
 """Bytes read ahead (or one blob, if that is more)."""
 _GREATEST = 1 << 63  # more than any number in a lease
 BLOB_NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
-"""Names of a blob's file, folder, or object."""
+"""Pattern of the name of a blob's file, folder, or object."""
 
 
 def blob_name(digest: Digest, url: str) -> str:
-    """Return the name of a blob's file; raises StoreError if *digest* isn't one."""
+    """Return the name of a blob's file. Raises StoreError if *digest* isn't a digest."""
     name = digest.replace(":", "-")
     if not BLOB_NAME.fullmatch(name):
         raise StoreError(f"not a content digest: {digest[:100]!r}", store=url)
@@ -38,9 +38,9 @@ def blob_digest(name: str) -> Digest | None:
 
 
 class ExpiringBlobs(ABC):
-    """Blobs that live for the longest requested time; releasing has no effect.
+    """Blobs that live for the longest time requested; releasing them has no effect.
 
-    A driver implements the operations on one blob; several run at once in *threads*.
+    A driver implements the operations on one blob; *threads* run several at once.
     """
 
     tracks_holds = False
@@ -60,7 +60,7 @@ class ExpiringBlobs(ABC):
         return {digest for digest, exists in zip(asked, exist, strict=True) if not exists}
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
-        """Do nothing: no holds are tracked."""
+        """Do nothing, because holds aren't tracked."""
         check_holder(holder)
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
@@ -77,11 +77,11 @@ class ExpiringBlobs(ABC):
 
     @abstractmethod
     def _extend_one(self, digest: Digest, ttl: float) -> bool:
-        """Keep a blob at least *ttl* seconds; return whether it exists."""
+        """Keep a blob for at least *ttl* seconds; return whether it exists."""
 
     @abstractmethod
     def _get_one(self, digest: Digest, limit: int) -> Buffer:
-        """Return a blob; raises BlobMissing, or IntegrityError for more than *limit* bytes."""
+        """Return a blob. Raises BlobMissing; IntegrityError if it has more than *limit* bytes."""
 
     @abstractmethod
     def _peek_one(self, digest: Digest, size: int) -> BlobPeek | None:
@@ -89,19 +89,19 @@ class ExpiringBlobs(ABC):
 
 
 REMEMBER = 86400.0
-"""Seconds for which an ended lease keeps its last fencing number."""
+"""Seconds to keep the last fencing number of a lease that has ended."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Record:
-    """The content of a record when it was read.
+    """A record as it was read.
 
     Attributes:
-        content: None if it doesn't exist.
-        earliest, latest: bounds of the store's time when it had been read.
-        etag: of an S3 object that exists.
+        content: its content; None if it doesn't exist.
+        earliest, latest: bounds of the store's time just after the read, in seconds since 1970.
+        etag: the ETag, if it is an existing S3 object.
     """
 
     content: bytes | None
@@ -111,11 +111,11 @@ class Record:
 
 
 class Records(ABC):
-    """Named contents that change atomically."""
+    """Named records that change atomically."""
 
     @abstractmethod
     def record(self, name: str) -> Record:
-        """Return a record as it is now."""
+        """Return the current state of a record."""
 
     @abstractmethod
     def names(self, prefix: str = "") -> Iterator[str]:
@@ -123,15 +123,15 @@ class Records(ABC):
 
     @abstractmethod
     def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, T]]) -> T:
-        """Replace a record's content by what *decide* returns for it, in one step.
+        """Replace a record's content atomically by what *decide* returns; return its result.
 
-        *decide* returns the new content (None: leave it) and this call's result. It is called
-        again if others changed the record meanwhile.
+        *decide* takes the record, and returns its new content (None leaves it unchanged) and the
+        result of this call. It is called again if the record has changed meanwhile.
         """
 
     @abstractmethod
     def sweep(self, is_over: Callable[[Record], bool], *, dry_run: bool) -> Iterator[str]:
-        """Delete the records that *is_over*, unless *dry_run*; yield their names."""
+        """Delete the records for which *is_over* is true, unless *dry_run*; yield their names."""
 
 
 @dataclass
@@ -142,10 +142,10 @@ class _Lease:
 
 
 class RecordLeases:
-    """Leases as JSON in records, by the store's clock as far as it is known.
+    """Leases stored as JSON in records, with times by the store's clock as far as it is known.
 
-    A lease lasts at least as long as it was taken for. Where others' clocks are ahead, they may
-    take it early; fencing numbers still tell the owners apart.
+    A lease lasts at least as long as requested, except that a client whose clock is ahead may take
+    it early. Fencing numbers still distinguish the owners.
     """
 
     def __init__(self, records: Records) -> None:
@@ -158,7 +158,7 @@ class RecordLeases:
         def decide(seen: Record) -> tuple[bytes | None, int | None]:
             lease = _parse(seen)
             if lease.until <= seen.earliest:
-                # By time, so that it keeps increasing after the lease was forgotten.
+                # Derive it from the time, so that it increases even after the lease was deleted.
                 lease = _Lease(owner, max(lease.fence + 1, int(seen.latest * 1e6)))
             elif lease.owner != owner:
                 return None, None
@@ -184,11 +184,11 @@ class RecordLeases:
         return self._records.names(prefix)
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Forget leases that ended a day ago, unless *dry_run*, and yield them."""
+        """Delete leases that ended a day ago, unless *dry_run*, and yield them."""
 
         def is_over(seen: Record) -> bool:
             lease = _parse(seen)
-            last = max(lease.until, lease.fence / 1e6)  # a released lease has no end
+            last = max(lease.until, lease.fence / 1e6)  # a released lease has no expiry
             return lease.fence > 0 and last < seen.earliest - REMEMBER
 
         for name in self._records.sweep(is_over, dry_run=dry_run):

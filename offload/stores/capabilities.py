@@ -1,8 +1,8 @@
 """Optional abilities of stores.
 
-Every store offers what `offload.stores.protocols` requires. Each further ability is a
-runtime-checkable protocol in this module; ``isinstance`` tells whether a store (or its blobs)
-has it, and nothing else does.
+Every store implements `offload.stores.protocols`. Each optional ability is a runtime-checkable
+protocol in this module; ``isinstance`` is the only way to check whether a store (or its blobs) has
+it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ LISTED_HOLDS = 5
 
 @dataclass(frozen=True)
 class BlobPeek:
-    """Size, remaining life, and first bytes of a stored blob.
+    """Size, time to live, and first bytes of a stored blob.
 
     Attributes:
         size: stored bytes.
         ttl: seconds until it expires.
         prefix: its first stored bytes.
-        age: seconds since it was written or its life was extended; None if unknown.
+        age: seconds since it was written or its expiry extended; None if unknown.
     """
 
     size: int
@@ -43,18 +43,18 @@ class BlobPeek:
 
 @runtime_checkable
 class BlobInspection(Protocol):
-    """Blobs that can be inspected without reading them whole or extending their lives."""
+    """Blobs that can be inspected without reading them in full or extending their expiry."""
 
     def peek(self, digests: Sequence[Digest], size: int) -> list[BlobPeek | None]:
         """Return each blob's state and first *size* bytes; None if it doesn't exist.
 
-        Few round trips for any number of digests. The caller limits how many bytes that is.
+        Takes a few round trips for any number of digests. The caller limits the total bytes.
         """
 
     def find(self, prefix: str) -> Iterator[Digest]:
         """Yield the digests of stored blobs that start with *prefix*, such as ``b3:1f0c``.
 
-        Some of them may have expired.
+        May include expired blobs.
         """
 
 
@@ -63,36 +63,36 @@ class HoldTracking(Protocol):
     """Blobs whose holders are recorded; their `tracks_holds` is true."""
 
     def count_holders(self, digests: Sequence[Digest]) -> list[int]:
-        """Return the number of holders of each blob. One round trip."""
+        """Return the number of holders of each blob, in one round trip."""
 
     def longest_holds(self, digests: Sequence[Digest]) -> list[Mapping[str, float]]:
-        """Return the `LISTED_HOLDS` longest holds of each blob: holder and seconds left.
+        """Return the `LISTED_HOLDS` longest holds of each blob: seconds left, by holder.
 
-        One round trip for some hundred digests.
+        Takes one round trip for a few hundred digests.
         """
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
-        """Return the blobs held by *name*: a task's or result's id, a pin, or a whole holder.
+        """Return the blobs held by *name*: the ID of a task or result, a pin, or a full holder.
 
-        Few round trips for any number of digests.
+        Takes a few round trips for any number of digests.
         """
 
     def long_holds(self, least: float) -> Iterator[tuple[Digest, str, float]]:
-        """Yield each hold that lasts at least *least* more seconds: blob, holder, seconds left.
+        """Yield each hold with at least *least* seconds left: blob, holder, and seconds left.
 
-        Also of blobs that don't exist. Concurrent changes may be missed.
+        Includes holds of blobs that don't exist. May miss concurrent changes.
         """
 
     def delete_unheld(self, digests: Sequence[Digest]) -> set[Digest]:
         """Delete the blobs that have no holder and aren't being stored; return the others.
 
-        Deleted blobs are missing for every call from then on. In a lower tier, the next sweep
-        deletes the object.
+        Every later call treats deleted blobs as missing. In a lower tier, the next sweep deletes
+        their objects.
         """
 
 
 def blob_inspection_of(store: Store) -> BlobInspection:
-    """Return the blobs of *store*; raises ConfigurationError if they can't be inspected."""
+    """Return the blobs of *store*. Raises ConfigurationError if they can't be inspected."""
     if isinstance(store.blobs, BlobInspection):
         return store.blobs
     raise ConfigurationError(
@@ -111,25 +111,25 @@ def hold_tracking_of(store: Store) -> HoldTracking | None:
 # -- for records that name blobs, in stores without holds
 
 UNNAMED = 86400.0
-"""Default: seconds within which something must name a blob that was held `FOREVER`."""
+"""Seconds within which a blob that was held `FOREVER` must be named, by default."""
 
 Named = Callable[[Collection[Digest]], Collection[Digest]]
-"""Return those of the given blobs that something names now, such as a catalog's record."""
+"""Returns which of the given blobs something names now, such as a catalog's record."""
 
 
 @runtime_checkable
 class KeepsNamed(Protocol):
     """A store without holds, in which blobs held `FOREVER` live as long as something names them.
 
-    A writer that names a blob holds it `FOREVER` first, and then writes the name. A sweep chooses
-    the blobs for which that was too long ago, asks what is named after that, and deletes each of
-    the others if it hasn't been held in the meantime.
+    A writer first holds a blob `FOREVER`, and then writes the name. A sweep selects the blobs that
+    were last held too long ago, then asks which of them are named, and deletes each of the others
+    unless it has been held again in the meantime.
     """
 
     def sweep_unnamed(self, named: Named, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Sweep as `Store.sweep` does, and also what was held `FOREVER` and isn't *named*.
+        """Sweep like `Store.sweep`, and also delete blobs held `FOREVER` that aren't *named*.
 
-        An error of *named* ends the sweep before anything that it was asked about is deleted.
+        If *named* raises, the sweep ends without deleting any of the blobs in that call.
         """
 
 
@@ -138,41 +138,41 @@ class KeepsNamed(Protocol):
 
 @runtime_checkable
 class NotifiesRelease(Protocol):
-    """Leases whose release wakes a client that waits for it."""
+    """Leases whose release wakes a waiting client."""
 
     def wait_for_release(self, name: str, timeout: float) -> None:
         """Return when the lease may have been released, or after *timeout* seconds.
 
-        A release wakes one of the clients that wait.
+        A release wakes one waiting client.
         """
 
     def notify(self, name: str) -> None:
-        """Wake another client that waits."""
+        """Wake another waiting client."""
 
 
-# -- for catalogs: tell which pointers have changed
+# -- for catalogs: find out which pointers have changed
 
 
 @runtime_checkable
 class TagsWrites(Protocol):
-    """Pointers whose list tells which of them have been set again since an earlier list."""
+    """Pointers whose listing reveals which of them were set again since an earlier listing."""
 
     def tagged_names(self, prefix: str = "") -> Iterator[tuple[str, str]]:
-        """Yield the names that are set, each with a tag that is new whenever its value is set.
+        """Yield the names that are set, each with a tag that changes whenever its value is set.
 
-        A few requests for thousands of names, where reading each value takes one.
+        Takes a few requests for thousands of names, whereas reading takes one per value.
         """
 
 
-# -- for results that are computed once: read a pointer and take its lease at once
+# -- for results that are computed once: read a pointer and take its lease in one step
 
 
 class Claim(NamedTuple):
-    """What `ClaimsPointers.claim` found or took; exactly one of the three.
+    """Result of `ClaimsPointers.claim`; exactly one of the three is set.
 
     Attributes:
-        value: of the pointer.
-        fence: the fencing number of the lease, which the caller has now.
+        value: the pointer's value.
+        fence: the fencing number of the lease, which the caller now owns.
         left: seconds until another owner's lease expires.
     """
 
@@ -186,28 +186,28 @@ class ClaimsPointers(Protocol):
     """Leases that are taken and released in one round trip with the pointer of the same name.
 
     Attributes:
-        can_claim: whether the server can do both at once.
+        can_claim: whether the server supports this.
     """
 
     @property
     def can_claim(self) -> bool: ...
 
     def claim(self, name: str, owner: str, ttl: float) -> Callable[[], Claim]:
-        """Find the pointer *name* if it is set; otherwise take the lease *name* for *ttl* seconds,
-        unless another owner has it.
+        """Read the pointer *name*; if it is unset, take the lease *name* for *ttl* seconds.
 
-        This only sends the request. Returns a function, to be called once, that waits for the
-        answer.
+        If another owner has the lease, the claim has the time left. This only sends the request. It
+        returns a function, to be called once, that waits for the reply and returns it.
         """
 
     def settle(
         self, name: str, owner: str, expected: bytes | None, value: bytes, ttl: float
     ) -> Callable[[], int | None]:
-        """Swap the pointer *name*, if *owner* has the lease, and then release the lease.
+        """If *owner* has the lease, swap the pointer *name*, and then release the lease.
 
-        The pointer is unset after *ttl* seconds. This only sends the request. Returns a function,
-        to be called once, that waits for the answer: 1 if it is done, 0 if *owner* doesn't have the
-        lease, and None if the pointer isn't as *expected*; then nothing was done.
+        The pointer is unset after *ttl* seconds. This only sends the request. It returns a
+        function, to be called once, that waits for the reply and returns it: 1 if that was done; 0
+        if *owner* doesn't have the lease; None if the pointer isn't as *expected*. Unless it
+        returns 1, nothing has changed.
 
         Args:
             name, owner: as given to `claim`.
@@ -216,29 +216,28 @@ class ClaimsPointers(Protocol):
     def settle_later(
         self, name: str, owner: str, value: bytes, ttl: float, answered: Callable[[object], None]
     ) -> bool:
-        """Do what `settle` does to a pointer that is unset, with this process's next request to the
-        store, but before what that does.
+        """Defer a `settle` of an unset pointer until this process's next request to the store.
 
-        Sends nothing now. Returns False, and does nothing, if that isn't possible. The caller
-        should see to it that there soon is a request (see `DefersReleases.release_deferred`): if
-        the process ends before, the lease expires.
+        Sends nothing now; the next request carries it and executes it first. Returns False, and
+        does nothing, if that isn't possible. The caller should make sure that a request follows
+        soon (see `DefersReleases.release_deferred`): if the process ends before, the lease expires.
 
         Args:
-            answered: called with the answer, by any thread, or with the StoreError that the server
-                answered; it must not raise.
+            answered: called by any thread with the reply, or with a StoreError if the server
+                refused; it must not raise.
         """
 
 
-# -- for small values: hold and store at once
+# -- for small values: hold and store in one step
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A blob to be held, and perhaps stored.
+    """A blob to hold, and perhaps to store.
 
     Attributes:
-        ttl: seconds for which it is held.
-        parts: its content, to be stored if it is missing; None: only hold it.
+        ttl: seconds to hold it.
+        parts: its content, to store if it is missing; None only holds it.
         value_size: bytes of the value that it belongs to, as for `BlobStore.put`.
     """
 
@@ -249,37 +248,38 @@ class Wanted:
 
 @runtime_checkable
 class HoldsAndPuts(Protocol):
-    """Blobs that are held, and stored where missing, by one request.
+    """Blobs that one request holds, and stores if they are missing.
 
-    Worthwhile for contents so small that sending them needlessly costs less than asking first.
+    Use this for contents so small that sending them needlessly costs less than another request.
     """
 
     def hold_and_put(self, blobs: Mapping[Digest, Wanted], holder: str) -> set[Digest]:
-        """Hold each blob as `BlobStore.hold` does, and store the missing ones that have a content.
+        """Hold each blob like `BlobStore.hold`, and store the missing ones that have content.
 
-        Returns the blobs that were missing. All of them are held, and those with a content exist
-        now. One round trip, in which all contents are sent.
+        Takes one round trip, which sends all contents. Returns the blobs that were missing: all of
+        them are now held, and those with content now exist.
         """
 
 
 @runtime_checkable
 class DefersReleases(Protocol):
-    """Blobs whose holds are released along with a later request of the same process."""
+    """Blobs whose holds a later request of the same process releases."""
 
     def release_later(self, digests: Sequence[Digest], holder: str, grace: float) -> bool:
-        """Release as `BlobStore.release` does, with this process's next request to the store, but
-        before what that does: a hold that it adds for *holder* stays.
+        """Defer a `BlobStore.release` until this process's next request to the store.
 
-        Sends nothing now. Returns False, and does nothing, if that isn't possible. A process that
-        ends before its next request releases nothing: the holds expire. So the caller should call
+        Sends nothing now. The next request carries the release and executes it first, so a hold
+        that it adds for *holder* stays. Returns False, and does nothing, if that isn't possible. If
+        the process ends before its next request, the holds expire by time, so call
         `release_deferred` soon.
         """
 
     def release_deferred(self) -> int:
-        """Release what no request has carried yet. One round trip; none if there is nothing.
+        """Send the deferred releases that no request has carried yet.
 
-        Returns how many releases have failed for good since the last call: those holds expire.
-        Raises StoreUnavailable; what wasn't released waits for the next request.
+        Takes one round trip, or none if there is nothing to send. Returns how many releases have
+        failed permanently since the last call; these holds expire by time. Raises StoreUnavailable;
+        the releases then wait for the next request.
         """
 
 
@@ -288,10 +288,10 @@ class DefersReleases(Protocol):
 
 @runtime_checkable
 class LimitedChunks(Protocol):
-    """A store that limits the size of a chunk.
+    """A store that limits the size of chunks.
 
     Attributes:
-        chunk_size: bytes.
+        chunk_size: maximum bytes of a chunk.
     """
 
     chunk_size: int
@@ -305,10 +305,10 @@ def chunk_size_of(store: Store) -> int | None:
 
 @runtime_checkable
 class PutsInParallel(Protocol):
-    """Blobs of a store that stores several of them at once.
+    """Blobs of a store that stores several in parallel.
 
     Attributes:
-        puts_at_once: how many of the blobs given to `put`.
+        puts_at_once: how many blobs `put` stores in parallel.
     """
 
     @property
@@ -316,7 +316,7 @@ class PutsInParallel(Protocol):
 
 
 def puts_at_once(store: Store) -> int:
-    """Return the maximum number of blobs that *store* stores at once; 1 if one after another."""
+    """Return how many blobs *store* stores in parallel; 1 if it stores one after another."""
     blobs = [tier.blobs for tier in tiers_of(store)]
     return max(each.puts_at_once if isinstance(each, PutsInParallel) else 1 for each in blobs)
 
@@ -333,7 +333,7 @@ class StoreCounters(Protocol):
 
 @runtime_checkable
 class Tiered(Protocol):
-    """A store that consists of several."""
+    """A store that consists of several stores."""
 
     @property
     def tiers(self) -> Sequence[Store]: ...
@@ -353,15 +353,15 @@ def tiers_of(store: Store) -> Sequence[Store]:
 # -- for lower tiers: versions of blobs
 
 Known = Callable[[Sequence[Digest]], Collection[Digest]]
-"""Return those of the given blobs that a tier index has an entry for."""
+"""Returns which of the given blobs have an entry in a tier index."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One write of a blob.
+    """One version of a blob; each write creates one.
 
     Attributes:
-        tag: unique among the writes of this blob.
+        tag: unique among the versions of this blob.
         size: stored bytes.
     """
 
@@ -370,23 +370,23 @@ class Version:
 
 
 class VersionedBlobs(Protocol):
-    """Blobs of which each write is a version, which can be deleted by itself."""
+    """Blobs with versions, which can be deleted one by one."""
 
     def extend(self, digests: Sequence[Digest], ttl: float) -> Mapping[Digest, float]:
-        """Keep existing blobs at least *ttl* seconds; return how long each is kept."""
+        """Keep existing blobs for at least *ttl* seconds; return the seconds that each is kept."""
 
     def replace(self, blobs: Mapping[Digest, Parts], ttl: float) -> Mapping[Digest, float]:
-        """Store blobs for at least *ttl* seconds, without shortening any life.
+        """Store blobs for at least *ttl* seconds, without shortening any blob's life.
 
-        Each is then a version that didn't exist before this call (another writer's, if that
-        one stored it meanwhile). Returns how long each is kept, in seconds.
+        Each blob then has a version that didn't exist before this call, from this or another
+        writer. Returns the seconds that each blob is kept.
         """
 
     def versions(self, digests: Sequence[Digest]) -> Mapping[Digest, Version]:
-        """Return the versions that exist of these blobs, expired or not."""
+        """Return the current versions of these blobs, expired or not; omit missing blobs."""
 
     def delete_versions(self, versions: Mapping[Digest, Version]) -> set[Digest]:
-        """Delete blobs that still exist in this version; return those that no longer exist.
+        """Delete blobs that still have this version; return the blobs that no longer exist.
 
         Raises ConfigurationError if the server can't guarantee that.
         """
@@ -394,13 +394,13 @@ class VersionedBlobs(Protocol):
 
 @runtime_checkable
 class VersionedStore(Protocol):
-    """A store that a tier index can govern: blobs expire there as the index says."""
+    """A store that can be a lower tier: the tier index decides when its blobs expire."""
 
     @property
     def versions(self) -> VersionedBlobs: ...
 
     def sweep(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[SweepItem]:
-        """Sweep as `Store.sweep` does, without the blobs that are *known* to the index."""
+        """Sweep like `Store.sweep`, except blobs that are *known* to the tier index."""
 
 
 # -- for statistics: add numbers, or keep small files
@@ -408,16 +408,16 @@ class VersionedStore(Protocol):
 
 @runtime_checkable
 class AddsNumbers(Protocol):
-    """A store that adds numbers of several processes."""
+    """A store that adds up numbers from several processes."""
 
     @property
     def sums(self) -> Sums: ...
 
 
 MAX_SMALL_FILE = 64 << 20
-"""Maximum bytes of a small file that are read."""
+"""Maximum bytes to read of a small file."""
 SMALL_FILE = re.compile(r"part-[0-9a-f]{32}(\.end)?|fold-[0-9]{10}-[0-9a-f]{32}", re.ASCII)
-"""Names of small files; other files beside them aren't the store's."""
+"""Pattern of the names of small files; other files don't belong to the store."""
 
 
 @dataclass(frozen=True)
@@ -425,8 +425,10 @@ class SmallFile:
     """A small file.
 
     Attributes:
+        name: its name.
+        size: bytes of its content.
         tag: changes whenever the content does.
-        written: when, in seconds since 1970 by the store's clock.
+        written: time of the last write, in seconds since 1970 by the store's clock.
     """
 
     name: str
@@ -436,13 +438,13 @@ class SmallFile:
 
 
 class SmallFiles(Protocol):
-    """Small files by name (`SMALL_FILE`), replaced atomically.
+    """Small files, replaced atomically; `SMALL_FILE` matches their names.
 
-    Raises a store's usual errors, but none for a missing file.
+    Methods raise the store's usual errors, but none for a missing file.
 
     Attributes:
-        url: of the store.
-        has_pointers: whether the store's pointers work, which may name the file that counts.
+        url: the store's URL.
+        has_pointers: whether the store has working pointers, which can then name the head.
     """
 
     @property
@@ -454,24 +456,24 @@ class SmallFiles(Protocol):
         """Return all files."""
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return the content of each (at most `MAX_SMALL_FILE` bytes), None if it is missing."""
+        """Return the content of each file, up to `MAX_SMALL_FILE` bytes; None if it is missing."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Write or replace a file, which has one writer."""
+        """Write or replace a file; each file has only one writer."""
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files."""
 
     def now(self) -> float:
-        """Return the best known time without a request."""
+        """Return the best estimate of the store's time without a request."""
 
     def sure_time(self) -> float:
-        """Return a time in the past by the store's clock, for deleting by age."""
+        """Return a time that the store's clock has certainly reached, for deleting by age."""
 
 
 @runtime_checkable
 class KeepsFiles(Protocol):
-    """A store that keeps small files."""
+    """A store that has small files."""
 
     @property
     def files(self) -> SmallFiles: ...

@@ -1,4 +1,4 @@
-"""Checks of arguments, and errors about blobs, that are the same in every store."""
+"""Argument checks and errors about blobs, shared by all stores."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from offload.digest import Digest
 from offload.errors import BlobMissing, IntegrityError, StoreUnavailable
 
 MAX_POINTER = 64 * 1024
-"""Bytes of a pointer's value at most."""
+"""Maximum bytes of a pointer's value."""
 
 _NAME = re.compile(r"[A-Za-z0-9._/:@+=-]{1,200}", re.ASCII)
-_CENTURY = 100 * 366 * 86400.0  # seconds; more overflows some servers' clocks
+_CENTURY = 100 * 366 * 86400.0  # seconds; longer times overflow some servers' clocks
 ENDLESS = 100 * 365 * 86400.0
-"""Seconds for which a store keeps what shall live forever."""
+"""Seconds that stand for "forever" in a store."""
 
 
 def check_name(name: str) -> str:
-    """Return *name*; raises ValueError if no pointer or lease may have it."""
+    """Return *name*. Raises ValueError if it isn't a valid name of a pointer or lease."""
     if not _NAME.fullmatch(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(
-            f"not a name: {name[:250]!r}; names are 1 to 200 characters of "
+            f"invalid name: {name[:250]!r}; names are 1 to 200 characters of "
             "A-Z a-z 0-9 . _ - : @ + = /, with no empty, '.' or '..' segment"
         )
     return name
 
 
 def check_value(value: bytes) -> bytes:
-    """Return a pointer's new *value*; raises ValueError for more than 64 KiB."""
+    """Return a pointer's new *value*. Raises ValueError if it exceeds 64 KiB."""
     if len(value) > MAX_POINTER:
         raise ValueError(f"a pointer holds at most {MAX_POINTER} bytes, not {len(value)}")
     return value
 
 
 def check_owner(owner: str) -> str:
-    """Return a lease's *owner*; raises ValueError if it is empty or over 200 characters."""
+    """Return a lease's *owner*. Raises ValueError if it is empty or over 200 characters."""
     if not 0 < len(owner) <= 200:
         raise ValueError(f"an owner is 1 to 200 characters, not {owner[:250]!r}")
     return owner
 
 
 def check_holder(holder: str) -> str:
-    """Return a blob's *holder*; raises ValueError unless it is 1 to 300 bytes of UTF-8.
+    """Return a blob's *holder*. Raises ValueError unless it is 1 to 300 bytes of UTF-8.
 
-    It can't start with ``@``, which marks a store's own entries.
+    It must not start with ``@``, which marks a store's own entries.
     """
     if not 0 < len(holder.encode("utf-8", "surrogatepass")) <= 300 or holder.startswith("@"):
         raise ValueError(
@@ -54,7 +54,7 @@ def check_holder(holder: str) -> str:
 
 
 def names_holder(holder: str, name: str) -> bool:
-    """Return whether *holder* is ``<name>`` or ``<kind>:<name>``, each also with ``+<number>``."""
+    """Return whether *holder* is ``<name>`` or ``<kind>:<name>``, or that with ``+<number>``."""
     return any(
         called == name or called.startswith(f"{name}+")
         for called in (holder, holder.partition(":")[2])
@@ -62,9 +62,9 @@ def names_holder(holder: str, name: str) -> bool:
 
 
 def check_ttl(ttl: float) -> float:
-    """Return *ttl* seconds, limited to a millisecond up to a century, or `ENDLESS` for infinity.
+    """Return *ttl* seconds, limited to between a millisecond and a century.
 
-    Raises ValueError if it isn't positive.
+    Return `ENDLESS` for infinity. Raises ValueError if it isn't positive.
     """
     try:
         is_positive = ttl > 0  # not NaN
@@ -78,9 +78,9 @@ def check_ttl(ttl: float) -> float:
 
 
 def check_timeout(timeout: float | None) -> float | None:
-    """Return *timeout* seconds, at least 0; None, no limit, also for more than a century.
+    """Return *timeout* seconds, at least 0; None if it is None or more than a century.
 
-    Raises ValueError if it isn't a number.
+    None means no limit. Raises ValueError if *timeout* isn't a number.
     """
     if timeout is None:
         return None
@@ -92,7 +92,7 @@ def check_timeout(timeout: float | None) -> float | None:
 
 
 def check_limit(limit: int) -> int:
-    """Return *limit* bytes; raises ValueError if it is negative."""
+    """Return *limit* bytes. Raises ValueError if it is negative."""
     if limit < 0:
         raise ValueError(f"a limit is a number of bytes, not {limit!r}")
     return limit
@@ -106,10 +106,10 @@ class TierNotConfigured(StoreUnavailable):
 
 
 def tier_not_configured(digest: Digest, tier: str, url: str) -> TierNotConfigured:
-    """Return the error for a blob that the store at *url* records to be in another *tier*."""
+    """Return the error for a blob that, according to the store at *url*, is in another *tier*."""
     return TierNotConfigured(
         f"{digest} is in {tier}, according to {url}, but this app doesn't use that store: add it "
-        "to offload_store again until its values aren't needed any more",
+        "to offload_store again until its values are no longer needed",
         digest=digest,
         store=url,
     )
@@ -128,7 +128,7 @@ def size_error(digest: Digest, url: str, limit: int) -> IntegrityError:
 
 
 def contention_error(digest: Digest, url: str, turns: int) -> StoreUnavailable:
-    """Return the error for a blob that others changed during each of *turns* attempts."""
+    """Return the error for a blob that changed during each of *turns* attempts."""
     return StoreUnavailable(
         f"{digest} in {url} was changed by others {turns} times in a row",
         digest=digest,

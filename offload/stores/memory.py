@@ -1,7 +1,7 @@
 """A store in this process's memory: for tests, eager mode, and one-process workers.
 
-Its content ends with the process and is invisible to others; a forked child continues with its
-own copy.
+Its content is lost when the process ends, and is invisible to other processes. A forked child
+continues with its own copy.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Entry:
     """A tier index's entry for a blob in a lower tier.
 
     Attributes:
-        text: a unique word, a space, and the tier.
-        until: when the tier's promise ends.
-        life: when the blob expires.
+        text: a unique word, a space, and the tier's URL.
+        until: when the tier's promise ends, by the store's clock.
+        life: when the blob expires, by the store's clock.
     """
 
     text: str
@@ -62,9 +62,9 @@ class Entry:
 
 
 class MemoryState:
-    """Blobs, holds, and entries of a tier index. Methods require that the caller has the lock.
+    """Blobs, holds, and entries of a tier index. Callers must hold the lock.
 
-    A heap schedules when to check a digest for something that expired.
+    A heap schedules when to check a digest for something that has expired.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -81,17 +81,17 @@ class MemoryState:
         return self._locks.get()
 
     def blob(self, digest: Digest) -> _Blob | None:
-        """Return a blob that hasn't expired."""
+        """Return a blob; None if it doesn't exist or has expired."""
         blob = self.blobs.get(digest)
         return blob if blob is not None and blob.until > self.now() else None
 
     def entry(self, digest: Digest) -> Entry | None:
-        """Return an index entry whose tier still promises to keep the blob."""
+        """Return a blob's index entry; None if it has none whose tier still promises to keep it."""
         entry = self.entries.get(digest)
         return entry if entry is not None and entry.until > self.now() else None
 
     def lives_in(self, digest: Digest) -> Entry | None:
-        """Return the entry of a live blob in a lower tier."""
+        """Return the entry of a live blob in a lower tier; None if it isn't in one."""
         entry = self.entry(digest)
         return entry if entry is not None and entry.life > self.now() else None
 
@@ -113,7 +113,7 @@ class MemoryState:
         holds[holder] = max(holds.get(holder, until), until)
 
     def holders(self, digest: Digest) -> dict[str, float]:
-        """Return holders and when their holds end, without writers about to store the blob."""
+        """Return holders and when their holds end, omitting writers about to store the blob."""
         now = self.now()
         holds = self.holds.get(digest, {})
         return {h: until for h, until in holds.items() if until > now and not h.startswith("@")}
@@ -145,7 +145,8 @@ class MemoryStore:
     """A store in memory.
 
     Args:
-        clock: returns seconds; expiries follow it.
+        name: identifies it in its URL.
+        clock: returns seconds; determines what has expired.
     """
 
     def __init__(self, name: str = "", *, clock: Clock = time.monotonic) -> None:
@@ -157,7 +158,7 @@ class MemoryStore:
         self.sums = MemorySums()
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Drop expired blobs, and yield them."""
+        """Delete expired blobs, unless *dry_run*; yield them."""
         state = self.state
         with state.lock:
             found = [
@@ -170,14 +171,14 @@ class MemoryStore:
         return iter(found)
 
     def close(self) -> None:
-        """Do nothing: memory has no connections, and the content stays."""
+        """Do nothing: there are no connections, and the content stays."""
 
 
 _stores: dict[str, MemoryStore] = {}
 
 
 def open_memory(url: StoreURL) -> MemoryStore:
-    """Open ``memory://name``: the same store for the same name in one process."""
+    """Open ``memory://name``; within a process, the same name is the same store."""
     name = ",".join(host for host, _ in url.hosts) + url.path
     return _stores.setdefault(name, MemoryStore(name))
 
@@ -353,7 +354,7 @@ class _Lease:
 
 
 class MemoryLeases:
-    """Leases in a dict; all names share one increasing sequence of fencing numbers."""
+    """Leases in a dict; all names share one sequence of fencing numbers."""
 
     def __init__(self, clock: Clock) -> None:
         self._now = clock

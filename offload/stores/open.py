@@ -18,7 +18,7 @@ Factory = Callable[[StoreURL], Store]
 _SMALLEST_CHUNK = 64 << 10
 _REDIS = "offload.stores.redis.connect:open_redis"
 
-# Each scheme's factory, imported when first needed, so that unused stores need no packages.
+# Each scheme's factory, imported on first use, so that unused stores need no packages.
 _FACTORIES: dict[str, str | Factory] = {
     "memory": "offload.stores.memory:open_memory",
     "file": "offload.stores.file:open_file",
@@ -49,32 +49,34 @@ def open_store(
     tier_options: Sequence[Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> Store:
-    """Return the store at *url*; several URLs are the tiers of one, see `offload.stores.tiered`.
+    """Return the store at *url*.
 
-    The store connects when it is first used, so its server may be down now.
+    It connects on first use, so its server may be down now.
 
     Args:
-        tier_sizes: sizes in bytes at which values go to the second tier, the third, and so on;
-            required for more than two.
-        tier_options: options of each tier.
+        url: the store's URL, or a list of the URLs of its tiers; see `offload.stores.tiered`.
+        tier_sizes: minimum sizes in bytes of values in the second tier, the third, and so on;
+            required for more than two tiers.
+        tier_options: options of each tier, in order.
+        options: options of a single store, which can also be in the URL's query.
 
-    Options are in the URL's query or, for a single store, passed by keyword:
+    Options:
 
-    - every Redis form: ``prefix`` of all keys (default ``offload``), ``socket_timeout``
+    - all forms of Redis: ``prefix`` of all keys (default ``offload``), ``socket_timeout``
       and ``socket_connect_timeout`` in seconds, ``max_connections``, ``ssl_ca_certs`` and
       others; see `offload.stores.redis.connect.open_redis`.
     - ``s3``: ``endpoint_url``, ``region``, ``profile``, ``sse`` and others; see
       `offload.stores.s3.connect.open_s3`.
     - ``fsspec+PROTOCOL``: see `offload.stores.fsspec.open_fsspec`.
-    - ``chunk_size``, for every kind: maximum bytes of a chunk, for servers and proxies with a limit
-      (at least 65536; default and at most 4 MiB). Publishers and workers need the same.
+    - ``chunk_size``, for all stores: maximum bytes of a chunk, for servers and proxies with a limit
+      (at least 65536; the default, 4 MiB, is the maximum). Publishers and workers need the same.
     - ``file``: ``mode`` (such as ``0660``), ``skew`` and ``lock_timeout`` in seconds; see
       `offload.stores.file.FileStore`.
     - ``sqlite``: ``mode``, ``timeout`` in seconds, ``fsync``; see
       `offload.stores.sqlite.SQLiteStore`.
 
     Raises:
-        ConfigurationError: the scheme or an option is unknown or invalid; the message lists
+        ConfigurationError: if the scheme or an option is unknown or invalid; the message lists
             the valid ones.
     """
     urls = [url] if isinstance(url, str) else list(url)
@@ -100,26 +102,26 @@ def _factory(location: StoreURL) -> str | Factory:
         near = get_close_matches(location.scheme, _FACTORIES, n=1)
         known = ", ".join(f"{scheme}://" for scheme in sorted(_FACTORIES))
         hint = f"did you mean {near[0]}://?" if near else f"known: {known}"
-        raise ConfigurationError(f"no store is known for a URL with {location.scheme}://; {hint}")
+        raise ConfigurationError(f"no store handles URLs with {location.scheme}://; {hint}")
     return factory
 
 
 def check_url(url: str) -> None:
     """Raise ConfigurationError if `open_store` certainly couldn't open *url*.
 
-    Imports no driver: options are checked when the store is opened.
+    Imports no driver, so it doesn't check options; opening the store does.
     """
     location = StoreURL(url)
     _factory(location)
     package = _PACKAGES.get(location.scheme.partition("+")[0])
     if package is not None and find_spec(package) is None:
-        open_store(url)  # which says what to install
+        open_store(url)  # its error says what to install
 
 
 def _chunk_size(value: Any) -> int:
     size = parse_size(value) if isinstance(value, str) else count(value)
     if size is None or size < _SMALLEST_CHUNK:
-        raise ValueError(f"a number of bytes from {_SMALLEST_CHUNK}, or a text such as 1MiB")
+        raise ValueError(f"at least {_SMALLEST_CHUNK} bytes, as a number or as text such as 1MiB")
     return size
 
 
@@ -133,7 +135,7 @@ def _open_tiers(
         raise ConfigurationError("a store is one URL or several, not an empty list")
     if options:
         raise ConfigurationError(
-            f"{', '.join(sorted(options))}: pass the options of several stores in the URL of "
+            f"{', '.join(sorted(options))}: with several stores, pass options in the URL of "
             "each, or as tier_options"
         )
     from offload.stores.tiered import TieredStore
@@ -147,8 +149,9 @@ def _open_tiers(
 
 
 def register_scheme(scheme: str, factory: Factory) -> None:
-    """Let `open_store` open URLs that start with ``scheme://`` by *factory*.
+    """Make `open_store` use *factory* for URLs that start with ``scheme://``.
 
-    *factory* takes its options from the `StoreURL` that it receives.
+    Args:
+        factory: receives a `StoreURL`, takes its options from it, and returns the store.
     """
     _FACTORIES[scheme] = factory

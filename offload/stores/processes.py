@@ -1,4 +1,4 @@
-"""Objects that each process creates for itself, and a pool of threads."""
+"""Objects that each process creates for itself, and thread pools."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ R = TypeVar("R")
 
 
 class PerProcess(Generic[T]):
-    """Create an object when a process first needs it, and again after a fork.
+    """An object that each process creates on first use, and again after a fork.
 
-    Uses no lock, which a fork could leave locked in the child forever. ``dict.setdefault``
-    is atomic, so threads that start together agree on one object (another may be created and
-    dropped).
+    It uses no lock, which a fork could leave locked in the child forever. ``dict.setdefault``
+    is atomic, so threads that start at the same time agree on one object, although they may create
+    several.
 
     Args:
-        keep_inherited: keep the parent's objects in a forked child, without using them: dropping
-            them could take locks, which a thread of the parent may have held during the fork.
+        make: creates the object.
+        keep_inherited: keep the parent's object alive in a forked child, without using it: dropping
+            it could take a lock that a thread of the parent held during the fork.
     """
 
     def __init__(self, make: Callable[[], T], *, keep_inherited: bool = False) -> None:
@@ -54,12 +55,14 @@ class PerProcess(Generic[T]):
 
 def _taken(items: deque[T]) -> Iterator[T]:
     while items:
-        yield items.popleft()  # keeps no reference to it
+        yield items.popleft()  # don't keep a reference to the item
 
 
 class _Pool:
-    """Daemon threads: unlike a ThreadPoolExecutor's, they don't delay the end of the process
-    by the timeouts of an unavailable store.
+    """A pool of daemon threads.
+
+    Unlike a ThreadPoolExecutor's threads, they don't delay the process's exit by the timeouts of
+    an unavailable store.
     """
 
     def __init__(self, number: int, name: str) -> None:
@@ -86,7 +89,7 @@ class _Pool:
         return future
 
     def shutdown(self) -> None:
-        """End the threads after their submitted jobs."""
+        """Stop the threads after the submitted jobs."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -105,14 +108,14 @@ class _Pool:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-            del job  # keep no reference to what the caller has finished with
+            del job  # don't keep a reference to what the caller no longer needs
             self._idle.release()
 
 
 class Threads:
     """At most *number* threads per process, started when there are several calls to make.
 
-    A forked child starts its own. With gevent's monkey patching they are greenlets.
+    A forked child starts its own. With gevent's monkey patching, they are greenlets.
     """
 
     def __init__(self, number: int, name: str) -> None:
@@ -122,8 +125,7 @@ class Threads:
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return the results of *function* for all items.
 
-        The first error is raised once all calls have ended: until then they use the caller's
-        memory.
+        Raises the first error once all calls have ended, because they use the caller's memory.
         """
         given = list(items)
         if len(given) < 2 or self.number < 2:
@@ -138,9 +140,9 @@ class Threads:
             wait(futures)
 
     def ahead(self, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
-        """Yield the results for all items in order, at most *window* calls ahead.
+        """Yield the results for all items in order, making at most *window* calls ahead.
 
-        *items* is read in the caller's thread.
+        The caller's thread iterates over *items*.
         """
         if window < 2 or self.number < 2:
             yield from map(function, items)
@@ -160,18 +162,18 @@ class Threads:
                 if not futures:
                     return
                 item, future = futures.popleft()
-                # A forked child has no threads that complete the parent's futures.
+                # A forked child lacks the threads that complete the parent's futures.
                 result = future.result() if os.getpid() == pid else function(item)
                 del future
                 yield result
-                del result  # keep no reference to what the caller has finished with
+                del result  # don't keep a reference to what the caller no longer needs
         finally:
-            if os.getpid() == pid:  # else a lost thread may have their locks
+            if os.getpid() == pid:  # in a forked child, a missing thread may hold their locks
                 for _, future in futures:
                     future.cancel()
 
     def close(self) -> None:
-        """End this process's threads after their calls; the next call starts new ones."""
+        """Stop this process's threads after their calls; the next call starts new ones."""
         pool = self._pools.take()
         if pool is not None:
             pool.shutdown()

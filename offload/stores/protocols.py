@@ -1,17 +1,17 @@
 """The protocols that every store implements: blobs, pointers, and leases.
 
-A *blob* is immutable bytes under the digest of its plain content. A *pointer* is a mutable
+A *blob* is immutable bytes, stored under the digest of its plain content. A *pointer* is a mutable
 name, changed only by compare-and-swap. A *lease* is a lock that expires. Everything else that
 offload stores is built from these three.
 
-Rules for every implementation (``offload.testing`` has the suite that checks them):
+Rules for every implementation (the suite in ``offload.testing`` checks them):
 
-- Calls are safe from several threads and processes at once, and after a fork.
-- Times to live are seconds from now by the *store's* clock if it has one, so that clients'
+- Calls are safe from several threads and processes at the same time, and after a fork.
+- Times to live are seconds from now, by the *store's* clock if it has one, so that clients'
   clocks don't matter.
-- Only `BlobStore.release` and `BlobStore.delete` shorten the life of a blob.
-- A driver's error leaves a store as `StoreUnavailable` (a retry may help) or as another
-  `StoreError`, with the store's URL in it, and never as the driver's own type.
+- Only `BlobStore.release` and `BlobStore.delete` shorten a blob's life.
+- Stores convert drivers' errors: to `StoreUnavailable` if a retry may help, else to another
+  `StoreError`. Both name the store's URL.
 - A store doesn't interpret blobs; readers verify their digests.
 """
 
@@ -25,16 +25,16 @@ from typing import Protocol, runtime_checkable
 from offload.digest import Buffer, Digest
 
 Parts = Sequence[Buffer]
-"""The bytes of one blob, as buffers that are stored one after another without joining them."""
+"""The bytes of one blob, as buffers that are stored one after another, without joining them."""
 
 PUT = "put"
-"""The holder shared by everyone who only needs a blob to live for some time."""
+"""The holder shared by all callers that only need a blob to live for some time."""
 
 FOREVER = math.inf
 """Time to live of blobs that something names, such as a catalog's record.
 
-A store that tracks holds keeps such a blob until its holder releases it. One that doesn't keeps it
-until a sweep finds that nothing names it: see `offload.stores.capabilities.KeepsNamed`.
+A store that tracks holds keeps such a blob until its holder releases it. Another store keeps it
+until a sweep finds that nothing names it; see `offload.stores.capabilities.KeepsNamed`.
 """
 
 
@@ -48,10 +48,11 @@ def size_of(parts: Parts) -> int:
 
 @dataclass(frozen=True)
 class BlobInfo:
-    """Size and remaining life of a blob.
+    """Size and time to live of a blob.
 
     Attributes:
-        size: stored bytes (after compression, with the leading byte).
+        digest: its digest.
+        size: stored bytes, after compression, including the leading byte.
         ttl: seconds until it expires.
     """
 
@@ -66,9 +67,9 @@ class SweepItem:
 
     Attributes:
         kind: ``blob``, ``hold``, ``pointer``, ``lease``, or ``file`` (left by a killed writer).
-        name: its digest or name.
+        name: the digest or name.
         size: stored bytes.
-        why: the reason, for people.
+        why: the reason, as text for people.
     """
 
     kind: str
@@ -79,26 +80,26 @@ class SweepItem:
 
 @runtime_checkable
 class BlobStore(Protocol):
-    """Immutable bytes by digest, each with an expiry.
+    """Immutable blobs by digest, each with an expiry.
 
-    A *hold* states that its *holder* needs a blob for some time. A store that tracks holds
-    expires a blob soon after its last hold was released; in any other, a blob lives as long as
-    the longest requested time, regardless of releases.
+    A *hold* states that its *holder* needs a blob for some time. In a store that tracks holds, a
+    blob expires soon after its last hold is released. In any other store, it lives for the longest
+    time requested, regardless of releases.
 
     Attributes:
-        tracks_holds: whether `release` has an effect.
+        tracks_holds: whether the store tracks holds, so that `release` has an effect.
     """
 
     @property
     def tracks_holds(self) -> bool: ...
 
     def hold(self, digests: Sequence[Digest], ttl: float, holder: str = PUT) -> set[Digest]:
-        """Keep each blob *ttl* seconds for *holder*; return the missing ones.
+        """Hold each blob for *holder* for *ttl* seconds; return the missing ones.
 
         Check and hold are one atomic step per blob: a blob that isn't returned doesn't expire
-        within *ttl*, unless *holder* releases it. The hold of a missing blob is recorded too:
-        the next writer of the blob keeps it for this holder as well. A holder has one hold of a
-        blob, the longest it asked for. One round trip for any number of digests.
+        within *ttl*, unless *holder* releases it. Holds of missing blobs are also recorded, so the
+        next writer of such a blob also keeps it for this holder. A holder has only one hold of a
+        blob: the longest it requested. Takes one round trip for any number of digests.
         """
 
     def put(
@@ -106,40 +107,38 @@ class BlobStore(Protocol):
     ) -> None:
         """Store blobs for *ttl* seconds, unless a holder releases them earlier.
 
-        A blob that exists keeps its content, and its life is only extended. A blob is visible
-        whole or not at all, whenever its writer dies.
+        A blob that exists keeps its content, and its life is only extended. A blob is visible in
+        full or not at all, no matter when its writer dies.
 
         Args:
-            value_size: bytes of the value that they belong to, for stores that choose a tier
-                by it.
+            value_size: bytes of the value that the blobs belong to, by which a store may choose
+                the tier.
         """
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
-        """End the holds of *holder*.
+        """Release the holds of *holder*.
 
-        A blob then expires with its last remaining hold, but not within *grace* seconds; its
-        life is never extended. Blobs that *holder* doesn't hold stay unchanged. One round trip
-        for any number of digests.
+        A blob then expires with its last remaining hold, but not within *grace* seconds. Its life
+        is never extended. Blobs that *holder* doesn't hold are unchanged. Takes one round trip for
+        any number of digests.
         """
 
     def holders(self, digest: Digest) -> Mapping[str, float]:
-        """Return a blob's holders and the seconds left of their holds; {} if not tracked."""
+        """Return a blob's holders, with seconds left; empty if the store doesn't track holds."""
 
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
-        """Yield the stored bytes of each digest, in this order.
-
-        The store reads ahead a limited amount (a few chunks).
+        """Yield the stored bytes of each blob, in order, reading a few chunks ahead.
 
         Raises:
-            BlobMissing: a blob doesn't exist.
-            IntegrityError: a blob has more than *limit* bytes; its content isn't loaded.
+            BlobMissing: if a blob doesn't exist.
+            IntegrityError: if a blob has more than *limit* bytes; its content isn't loaded.
         """
 
     def delete(self, digests: Iterable[Digest]) -> None:
-        """Delete blobs now; missing ones are no error."""
+        """Delete blobs now; ignore missing ones."""
 
     def scan(self) -> Iterator[BlobInfo]:
-        """Yield every live blob. Concurrent changes may be missed."""
+        """Yield every live blob. May miss concurrent changes."""
 
 
 @runtime_checkable
@@ -151,18 +150,18 @@ class PointerStore(Protocol):
     """
 
     def read(self, name: str) -> bytes | None:
-        """Return the value, or None if the name is unset."""
+        """Return the value; None if the name is unset."""
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """Read several pointers, as `read` does for one. The values may be read at different times.
+        """Return the values of several pointers, which may be read at different times.
 
-        One round trip if the store can answer for several names at once.
+        Takes one round trip if the store can read several at once.
         """
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
-        """Set *name* to *value* if it is *expected* now (None: unset), atomically.
+        """Set *name* to *value* if its value is *expected*, atomically; return whether it was.
 
-        Returns whether it was set. A *value* of None unsets the name.
+        None stands for an unset name, both as *expected* and as *value*.
         """
 
     def names(self, prefix: str = "") -> Iterator[str]:
@@ -171,7 +170,7 @@ class PointerStore(Protocol):
 
 @dataclass(frozen=True)
 class LeaseInfo:
-    """A lease that has an owner.
+    """A lease that is taken.
 
     Attributes:
         owner: see `LeaseStore.acquire`.
@@ -186,13 +185,16 @@ class LeaseInfo:
 
 @runtime_checkable
 class LeaseStore(Protocol):
-    """Locks with an owner, a time to live, and a fencing number. Names as for pointers."""
+    """Locks with an owner, a time to live, and a fencing number.
+
+    The rules for names are those of `PointerStore`.
+    """
 
     def acquire(self, name: str, owner: str, ttl: float) -> int | None:
         """Take the lease for *ttl* seconds; return None if another owner has it.
 
-        Returns the fencing number, which increases whenever the lease is taken, also after it
-        expired or was released. The owner who takes it again renews it, with the same number.
+        Returns the fencing number, which increases whenever the lease is taken, even after it
+        expired or was released. If its owner takes it again, it is renewed, with the same number.
         """
 
     def renew(self, name: str, owner: str, ttl: float) -> bool:
@@ -205,7 +207,7 @@ class LeaseStore(Protocol):
         """Return the lease; None if it is free."""
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """Yield the names of leases that start with *prefix*. Some of them may have ended."""
+        """Yield the names of leases that start with *prefix*. May include leases that ended."""
 
 
 @runtime_checkable
@@ -226,10 +228,10 @@ class Store(Protocol):
     def leases(self) -> LeaseStore: ...
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Delete what expired and isn't deleted automatically, and yield each item.
+        """Delete what has expired, unless the server does so itself, and yield each item.
 
-        With *dry_run*, delete nothing. Several sweeps may run at once; whatever they and other
-        clients do, nothing that is still needed is deleted.
+        With *dry_run*, delete nothing. Several sweeps may run at the same time. No matter what they
+        and other clients do, a sweep never deletes anything that is still needed.
         """
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Add numbers to a store: in total, and by minute, hour, and day.
+"""Numbers added up in a store: in total, and by minute, hour, and day.
 
-The *total* is kept for good; the *series* of minutes, hours, and days expire after `KEPT`. A name
-is a text of parts with `LABEL` between them. The series of minutes is kept by first parts alone.
+The *total* is kept forever; the *series* of minutes, hours, and days expire after `KEPT`. A name
+consists of parts separated by `LABEL`. The series of minutes uses only the first parts.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from offload.stores.processes import PerProcess
 
 LABEL = "\x1f"
 FIELDS = 20_000
-"""The most names in a total or a span; further ones are added under ``(other)``."""
+"""Maximum number of names in a total or a span; further ones are added under ``(other)``."""
 OBJECT = f"{LABEL}object:"
-"""Part of names of which there may be very many: they take at most half of the room."""
+"""Part of names that may be very numerous: they get at most half of `FIELDS`."""
 
 Span = Literal["minute", "hour", "day"]
 SPANS: Mapping[Span, int] = {"minute": 60, "hour": 3600, "day": 86400}
-"""Seconds of each."""
+"""Length of each span in seconds."""
 KEPT: Mapping[Span, int] = {"minute": 3 * 3600, "hour": 3 * 86400, "day": 90 * 86400}
-"""Seconds for which each is kept."""
+"""Seconds to keep the numbers of each span."""
 
 Amounts = dict[str, int]
 
@@ -35,10 +35,10 @@ class CounterBatch:
     """Numbers to add, from one process.
 
     Attributes:
-        process: a name that no other process has.
-        number: ascends with each batch of the process: one that arrives twice is added once.
-        total: amounts by name, to add to the total.
-        series: likewise, to the series.
+        process: a name that is unique to the process.
+        number: increases with each batch of the process; a batch that arrives twice counts once.
+        total: amounts by name to add to the total.
+        series: amounts by name to add to the series.
     """
 
     process: str
@@ -48,42 +48,42 @@ class CounterBatch:
 
 
 class BatchSource(Protocol):
-    """Provides batches to send along with round trips that a store makes anyway."""
+    """Provides batches to send with requests that a store makes anyway."""
 
     def next_batch(self) -> CounterBatch | None:
-        """Return the batch that is due; None if there is none."""
+        """Return the batch that is due; None if none is."""
 
     def requeue(self, batch: CounterBatch) -> None:
-        """Take back a batch that was not sent: it is due again, with the same number."""
+        """Take back a batch that wasn't sent: it is due again, with the same number."""
 
 
 class Sums(Protocol):
-    """The total and the series. Raises StoreUnavailable as all of a store does.
+    """The total and the series in a store. All methods raise the store's usual errors.
 
     Attributes:
-        piggybacks: whether `piggyback` does anything. Otherwise, the caller must `add` regularly.
+        piggybacks: whether `piggyback` has an effect. If not, the caller must `add` regularly.
     """
 
     @property
     def piggybacks(self) -> bool: ...
 
     def piggyback(self, source: BatchSource) -> None:
-        """Send the batches of *source* along with other requests from now on."""
+        """From now on, send the batches of *source* with other requests."""
 
     def add(self, batch: CounterBatch) -> None:
-        """Add a batch now. One round trip; now and then some more if `piggybacks` is false."""
+        """Add a batch now, in one round trip; sometimes a few more if `piggybacks` is false."""
 
     def end(self) -> None:
-        """Note that this process adds nothing more for now."""
+        """Note that this process has nothing more to add for now."""
 
     def total(self) -> Amounts:
         """Return the total."""
 
     def series(self, span: Span, since: float | None = None) -> dict[int, Amounts]:
-        """Return the series of minutes, hours, or days, by start (seconds since 1970).
+        """Return the series of minutes, hours, or days, by start in seconds since 1970.
 
         Args:
-            since: only those that end in the last *since* seconds; None: all that are kept.
+            since: return only those that end in the last *since* seconds; None returns all.
         """
 
     def clear(self) -> None:
@@ -109,29 +109,29 @@ class TimedSums:
             _add(self.series[span].setdefault(start, {}), amounts)
 
     def add(self, other: TimedSums, times: int = 1) -> None:
-        """Add *other*, *times* times; -1 subtracts it."""
+        """Add *other* multiplied by *times*; -1 subtracts it."""
         _add(self.total, other.total, times)
         for span, series in other.series.items():
             for start, amounts in series.items():
                 _add(self.series[span].setdefault(start, {}), amounts, times)
 
     def prune(self, now: float) -> None:
-        """Drop what has expired at *now* from the series."""
+        """Drop numbers of the series that have expired at *now*."""
         for span, series in self.series.items():
             for start in [start for start in series if start + SPANS[span] < now - KEPT[span]]:
                 del series[start]
 
     def counted(self, span: Span, since: float | None, now: float) -> dict[int, Amounts]:
-        """Return a series as `Sums.series` does, without zeros."""
+        """Return a series like `Sums.series`, without zeros."""
         first = now - (KEPT[span] if since is None else since) - SPANS[span]
-        last = now + SPANS[span]  # a wrong clock or another client may have written later ones
+        last = now + SPANS[span]  # ignore later ones, written by a client with a wrong clock
         kept = sorted(start for start in self.series[span] if first < start <= last)
         found = {start: positive(self.series[span][start]) for start in kept}
         return {start: amounts for start, amounts in found.items() if amounts}
 
 
 class MemorySums:
-    """Sums in this process's memory. *now* returns seconds since 1970."""
+    """Sums in this process's memory; *now* returns seconds since 1970."""
 
     piggybacks = True
 
@@ -142,7 +142,7 @@ class MemorySums:
         self.clear()
 
     def piggyback(self, source: BatchSource) -> None:
-        """Take batches when the sums are read, as memory needs no round trips."""
+        """Take batches whenever the sums are read: memory needs no requests."""
         self._source = source
 
     def _take(self) -> None:
@@ -160,7 +160,7 @@ class MemorySums:
             self._sums.prune(now)
 
     def end(self) -> None:
-        """Do nothing: everything has been written."""
+        """Do nothing, because everything has been written."""
 
     def total(self) -> Amounts:
         self._take()

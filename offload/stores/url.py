@@ -23,13 +23,13 @@ _SECRET = ("password", "token", "secret", "key", "kwargs", "credential")
 
 
 class StoreURL:
-    """The parts of a URL. Factories take options one by one; `finish` rejects the rest.
+    """The parts of a store's URL. Factories take options one by one; `finish` rejects the rest.
 
     Attributes:
-        hosts: pairs of host and port (None if not given).
-        username, password: as in the URL, percent-decoded; None where not given.
-        path: percent-decoded, with its leading slash.
-        given: names of options that were passed by keyword, not in the query.
+        hosts: pairs of host and port; the port may be None.
+        username, password: percent-decoded; None if missing.
+        path: the path, percent-decoded, with its leading slash.
+        given: names of options that were passed by keyword, rather than in the query.
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
@@ -48,7 +48,7 @@ class StoreURL:
         self.username = unquote(username) or None
         self.password = unquote(password) or None
         self.path = unquote(parts.path)
-        # Shown until it is certain that the parsed parts include no piece of a password:
+        # Shown in errors until it is certain that no parsed part contains a piece of a password:
         self.public = f"{self.scheme}://…"
         if parts.fragment or ("@" in parts.path and hosts):
             self.refuse("write '#' as %23, and in a password also '/' as %2F and '?' as %3F")
@@ -69,15 +69,15 @@ class StoreURL:
             self._options[name] = value
 
     def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
-        """Return the option *name*, converted, or *default* if it isn't given.
+        """Return the option *name*, converted; *default* if it is missing.
 
-        *convert* raises ValueError with a text that says what it expects.
+        *convert* must raise ValueError with a text that says what it expects, to follow "not".
         """
         self._known.append(name)
         return self.take_common(name, convert, default)
 
     def take_common(self, name: str, convert: Callable[[Any], T], default: T) -> T:
-        """Take an option that every store has; unlike `take`, don't list it as this store's own."""
+        """Take an option that all stores have; errors don't list it as one of this store's."""
         if name not in self._options:
             return default
         value = self._options.pop(name)
@@ -85,7 +85,7 @@ class StoreURL:
             return convert(value)
         except (TypeError, ValueError) as exc:
             secret = any(word in name for word in _SECRET) or "@" in str(value)
-            secret = secret or not isinstance(value, (str, int, float))  # objects may hold a secret
+            secret = secret or not isinstance(value, (str, int, float))  # objects may have a secret
             shown = "…" if secret else repr(value)
             self.refuse(f"the option {name}={shown} is not {exc}")
 
@@ -110,12 +110,12 @@ class StoreURL:
         if not colon or "]" in port:
             return text.strip("[]"), None
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            self.refuse("what stands after a host and ':' is not a port number such as 6379")
+            self.refuse("the text after a host and ':' isn't a port number such as 6379")
         return name.strip("[]"), int(port)
 
 
 def shown_url(url: object) -> str:
-    """Return a store's URL without credentials and options, even if it is invalid."""
+    """Return a store's URL without credentials and options, even if the URL is invalid."""
     if not isinstance(url, str) or "://" not in url:
         return "…"
     try:
@@ -173,7 +173,10 @@ def boolean(value: Any) -> bool:
 
 
 def key_prefix(value: Any) -> str:
-    """Check a prefix of keys; reject characters that Redis patterns and hash tags use."""
+    """Return a valid prefix of keys, without characters that Redis uses in patterns and hash tags.
+
+    Raises ValueError for others.
+    """
     word = str(value)
     if not (
         word.isascii()
@@ -184,7 +187,7 @@ def key_prefix(value: Any) -> str:
 
 
 def file_mode(value: Any) -> int:
-    """Convert permissions of files: octal if given as text."""
+    """Convert file permissions, which are octal if given as text."""
     try:
         mode = int(value, 8) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):

@@ -52,7 +52,7 @@ class Conf:
         ),
         ({"ofload_store": "x"}, None, "'ofload_store' is unknown; did you mean 'offload_store'"),
         ({"offload_threshold": "64q"}, None, "offload_threshold: '64q' is invalid"),
-        ({"offload_store": "redsi://localhost"}, None, "no store is known for a URL with redsi://"),
+        ({"offload_store": "redsi://localhost"}, None, "no store handles URLs with redsi://"),
         ({"offload_store": ["redis://a", "b"]}, None, "has no scheme: write it as redis://"),
         ({"broker_url": "amqp://localhost"}, None, NO_STORE),
         ({"broker_url": "sqs://", "result_backend": "db+sqlite://"}, None, NO_STORE),

@@ -101,7 +101,7 @@ def test_certificates_are_checked_by_default():
         ("redis://h:99999", {}, "is not a port"),
         ("redis://[::1", {}, "not a store's URL"),
         ("redis://a,b", {}, "several hosts are for"),
-        ("redis://h/one", {}, "'one' is not the number of a database"),
+        ("redis://h/one", {}, "'one' isn't a database number"),
         ("redis://:p#ss@h", {}, "%23"),
         ("rediss://h?ssl_cert_reqs=maybe", {}, "one of required, optional, none"),
         ("redis+sentinel://", {}, "names no host"),

@@ -285,7 +285,7 @@ def test_a_busy_file_is_unavailable(path):
     store.pointers.swap("p", None, b"1")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable, match="other processes kept it locked"):
+        with pytest.raises(StoreUnavailable, match="other processes locked it"):
             store.pointers.swap("p", b"1", b"2")
         assert store.pointers.read("p") == b"1"  # readers don't wait
         assert list(store.sweep(dry_run=True)) == []  # nor does a dry run

@@ -169,15 +169,15 @@ def test_a_tier_is_known_however_it_is_reached(first, lower, clock):
 @pytest.mark.parametrize(
     ("urls", "sizes", "message"),
     (
-        (["file:///x", "memory://a"], None, "file:///x cannot be the first.*put a Redis before"),
-        (["s3://bucket/x", "redis://a"], None, "cannot be the first"),
+        (["file:///x", "memory://a"], None, "file:///x can't be the first.*put a Redis before"),
+        (["s3://bucket/x", "redis://a"], None, "can't be the first"),
         (["memory://a", "memory://a"], None, "memory://a is listed twice"),
         (["redis://a", "file:///x", "file:///x"], (1, 2), "file:///x is listed twice"),
         (["redis://a", "s3://b?region=x", "s3://b?region=y"], (1, 2), "s3://b is listed twice"),
         (["memory://a", "memory://b", "memory://c"], None, "3 stores need 2 sizes .* not 1"),
         (["memory://a", "memory://b"], (1, 2), "2 stores need 1 sizes .* not 2"),
-        (["memory://a", "memory://b", "memory://c"], (2, 2), "rising numbers of bytes"),
-        (["memory://a", "memory://b"], (0,), "rising numbers of bytes"),
+        (["memory://a", "memory://b", "memory://c"], (2, 2), "must be ascending"),
+        (["memory://a", "memory://b"], (0,), "must be ascending"),
         ([], None, "not an empty list"),
     ),
 )

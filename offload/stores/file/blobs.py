@@ -21,23 +21,23 @@ from offload.stores.processes import Threads
 from offload.stores.protocols import FOREVER, BlobInfo, Parts, SweepItem
 
 STRIPE = re.compile(r"[0-9a-f]{2}", re.ASCII)
-"""Names of the folders that blobs are spread over."""
+"""Names of the folders that contain blobs."""
 _STRIPES = [f"{number:02x}" for number in range(256)]
 _FAR = 30 * 365 * 86400.0  # seconds; only a blob that was held FOREVER may live longer
-_ASKED = 50_000  # blobs of which a sweep asks at once whether something names them
+_ASKED = 50_000  # blobs to check in one call whether something names them
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class FileBlobs(ExpiringBlobs):
-    """Blobs in 256 folders. A blob's mtime is the moment at which it expires.
+    """Blobs in 256 folders. A file's mtime is the time when the blob expires.
 
-    Expired blobs are deleted while others are stored (from at most one folder a second), or
-    all at once by `sweep`. A blob that is deleted, or reported missing, has expired by the file
+    Storing a blob also deletes expired ones (of at most one folder a second), and `sweep` deletes
+    all of them. A blob is deleted, or reported missing, only if it has expired by the file
     system's clock as well as by this host's.
 
-    A blob that was held `FOREVER` has a mark beside it, whose mtime is when that, and every other
-    time that was asked for, is over. Then `sweep_unnamed` deletes both unless something names
-    the blob.
+    A blob that was held `FOREVER` has a mark in another folder. Its mtime is the time from which
+    `sweep_unnamed` may delete both, unless something names the blob: later than `unnamed` seconds
+    after the last such hold, and than any other time requested.
     """
 
     def __init__(self, disk: Disk, skew: float, unnamed: float) -> None:
@@ -46,7 +46,7 @@ class FileBlobs(ExpiringBlobs):
         self._skew = skew
         self._unnamed = unnamed
         self._turn = itertools.cycle(_STRIPES)
-        for _ in range(random.randrange(256)):  # noqa: S311 (each process starts elsewhere)
+        for _ in range(random.randrange(256)):  # noqa: S311 (each process starts at another folder)
             next(self._turn)
         self._next_turn = 0.0
 
@@ -91,10 +91,10 @@ class FileBlobs(ExpiringBlobs):
             yield from found
 
     def sweep_unnamed(self, named: Named, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Delete blobs that were held `FOREVER` and that nothing names any more; yield them."""
+        """Delete blobs that were held `FOREVER` and are no longer named; yield them."""
         rest = self._unneeded()
         while some := dict(itertools.islice(rest, _ASKED)):
-            # In this order: who names one of these from now on has held it before.
+            # The order matters: a writer that names one of these from now on has held it first.
             stay = named(some.keys())
             for digest, now in some.items():
                 with self._disk.errors():
@@ -109,8 +109,8 @@ class FileBlobs(ExpiringBlobs):
         aside = self._disk.write_aside(parts)
         path = self._path(digest)
         with self._disk.lock(_stripe(digest)):
-            # Others may have stored it meanwhile; whose file stays doesn't matter, but the longer
-            # life does.
+            # Another process may have stored it meanwhile. Either file will do, but the longer
+            # life must be kept.
             expiry = self._expiry(path)
             if ttl == FOREVER:
                 self._set_mark(digest, ttl, expiry)
@@ -136,7 +136,7 @@ class FileBlobs(ExpiringBlobs):
         return None
 
     def _lives(self, until: float) -> bool:
-        """Return whether a blob with this expiry (0: it doesn't exist) is live."""
+        """Return whether a blob with this expiry is live; 0 means that it doesn't exist."""
         return until > self._disk.clock() or 0.0 < until > self._disk.sure_time()
 
     def _extend_one(self, digest: Digest, ttl: float) -> bool:
@@ -144,11 +144,11 @@ class FileBlobs(ExpiringBlobs):
             return self._extend(digest, ttl)
 
     def _extend(self, digest: Digest, ttl: float) -> bool:
-        """Extend a blob's life by *ttl* from now if it exists; return whether it does."""
+        """Keep a blob for *ttl* seconds from now if it exists; return whether it does."""
         path, until = self._path(digest), self._until(ttl)
         expiry = self._expiry(path)
         if expiry >= until and not self._may_be_marked(expiry):
-            return True  # others delete only expired blobs meanwhile
+            return True  # other processes delete only expired blobs
         if not self._lives(expiry):
             return False
         with self._disk.lock(_stripe(digest)):
@@ -167,7 +167,7 @@ class FileBlobs(ExpiringBlobs):
         return expiry > self._disk.clock() + _FAR
 
     def _set_mark(self, digest: Digest, ttl: float, expiry: float) -> None:
-        """Create or extend the mark of a blob with this *expiry*; the caller has the lock."""
+        """Create or extend the mark of a blob with this *expiry*; the caller holds the lock."""
         path = self._mark(digest)
         until = self._until(self._unnamed if ttl == FOREVER else ttl)
         marked = self._expiry(path)
@@ -180,7 +180,7 @@ class FileBlobs(ExpiringBlobs):
             self._live_until(path, until)
 
     def _unneeded(self) -> Iterator[tuple[Digest, float]]:
-        """Yield the blobs whose marks are over, and a time at which they were."""
+        """Yield the blobs whose marks have expired, and a time by which they had."""
         for stripe in _STRIPES:
             with self._disk.errors():
                 found = list(self._stats(stripe, "kept"))
@@ -188,13 +188,13 @@ class FileBlobs(ExpiringBlobs):
             yield from ((digest, now) for digest, stat in found if stat.st_mtime <= now)
 
     def _drop(self, digest: Digest, now: float, *, dry_run: bool) -> SweepItem | None:
-        """Delete a blob and its mark if that was over at *now*, and still is."""
+        """Delete a blob and its mark if the mark had expired at *now* and wasn't extended."""
         path, mark = self._path(digest), self._mark(digest)
         with nullcontext() if dry_run else self._disk.lock(_stripe(digest)):
             if not 0.0 < self._expiry(mark) <= now:  # held again, or deleted
                 return None
             expiry = self._expiry(path)
-            is_kept = self._may_be_marked(expiry)  # else it has its own life, or is missing
+            is_kept = self._may_be_marked(expiry)  # otherwise it expires by itself, or is missing
             size = path.stat().st_size if expiry else 0
             if not dry_run:
                 if is_kept:
@@ -210,8 +210,8 @@ class FileBlobs(ExpiringBlobs):
         try:
             _set_expiry(path, until)
         except PermissionError:
-            # Only its owner may set a file's time. Another user who may write to the folder
-            # replaces it by a copy; the caller has the lock.
+            # Only its owner may set a file's time. Another user with write access to the folder
+            # replaces the file by a copy; the caller holds the lock.
             aside = self._disk.write_aside((path.read_bytes(),))
             _set_expiry(aside, until)
             self._disk.move(aside, path)

@@ -20,36 +20,37 @@ from offload.stores.protocols import SweepItem
 
 Clock = Callable[[], float]
 
-_ABANDONED = 86400.0  # seconds after which a file in tmp/ was left by a killed writer
+_ABANDONED = 86400.0  # seconds after which a file in tmp/ must be a killed writer's
 _PASSING = {
     errno.ENOSPC: "its disk is full: make room, or lower offload_retention",
     errno.EDQUOT: "its quota is used up: make room, or lower offload_retention",
     errno.EMFILE: "this process has too many open files (ulimit -n)",
     errno.ENFILE: "this machine has too many open files",
     errno.EIO: "its disk fails to read or write",
-    errno.ESTALE: "the file server has changed below it",
+    errno.ESTALE: "the file server's export has changed",
     errno.ETIMEDOUT: "the file server is unavailable",
-    errno.ENOLCK: "the file server gives no lock now",
+    errno.ENOLCK: "the file server grants no lock now",
     errno.EBUSY: "it is busy",
     errno.EAGAIN: "it is busy",
 }
 _SHARED = {errno.EACCES, errno.EPERM}
 ASIDE = re.compile(r"[0-9A-Za-z-]+", re.ASCII)
-"""Names of files in ``tmp/``."""
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # so nothing can be deleted either
+"""Pattern of the names of files in ``tmp/``."""
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # then nothing can be deleted, either
 
 
 class Disk:
-    """Change the files in one folder.
+    """Writes, locks, and deletes the files in one folder.
 
     Args:
-        root: the folder; created by the first write.
-        clock: returns seconds since the epoch. If it isn't `time.time`, it replaces the file
-            system's clock as well.
-        lock_timeout: seconds to wait for another process's change of the same file.
+        root: the folder; the first write creates it.
+        url: the store's URL, for errors.
+        clock: returns seconds since 1970. Any other than `time.time` also replaces the file
+            system's clock.
+        lock_timeout: seconds to wait while another process changes the same file.
         fsync: whether writes must survive a power failure.
-        mode: permissions of all files, regardless of the umask; folders also get the rights to
-            enter them, and keep the setgid bit. None: private to their owner.
+        mode: permissions of all files, regardless of the umask; folders also get execute
+            permissions, and keep the setgid bit. None makes them private to their owner.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Disk:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise the operating system's errors in this block as a StoreError."""
+        """Convert the operating system's errors in this block to a StoreError."""
         try:
             yield
         except OSError as exc:
@@ -86,7 +87,11 @@ class Disk:
             raise StoreError(f"{self.url} cannot be used ({said}): {hint}", store=self.url) from exc
 
     def write_aside(self, parts: Iterable[Buffer], *, fsync: bool = True) -> Path:
-        """Write a new file in ``tmp/``, flushed to disk if *fsync*; leave nothing on failure."""
+        """Write a new file in ``tmp/`` and return its path; on failure, delete it.
+
+        Args:
+            fsync: flush it to disk, if the store does that at all.
+        """
         path = self.root / "tmp" / f"{os.getpid()}-{uuid4().hex}"
         self._make(path.parent)
         try:
@@ -101,12 +106,12 @@ class Disk:
         return path
 
     def move(self, aside: Path, path: Path) -> None:
-        """Move a file of `write_aside` to *path*, replacing any file there."""
+        """Move a file from `write_aside` to *path*, replacing any file there."""
         self._make(path.parent)
         try:
             aside.replace(path)
         except FileNotFoundError:
-            # NFS: the answer to a successful rename was lost, and the rename was repeated.
+            # NFS may lose the reply to a successful rename, and repeat the rename.
             if not path.exists():
                 raise
         except BaseException:
@@ -114,7 +119,7 @@ class Disk:
             raise
 
     def flush(self, folders: Iterable[Path]) -> None:
-        """Make added and removed names in these folders survive a power failure."""
+        """Make new and deleted names in these folders survive a power failure."""
         for folder in set(folders) if self._fsync else ():
             with suppress(FileNotFoundError):
                 number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -125,10 +130,10 @@ class Disk:
 
     @contextmanager
     def lock(self, stripe: str) -> Iterator[None]:
-        """Hold the lock of all files in the folders called *stripe*.
+        """Hold the lock for all files in the folders named *stripe*.
 
-        Raises StoreUnavailable if others hold it for longer than the timeout. The lock belongs
-        to this block, not to other threads or a child forked meanwhile.
+        Raises StoreUnavailable if another process holds it for longer than the timeout. Neither
+        other threads nor a child forked in the meantime share the lock.
         """
         path = self.root / "locks" / stripe
         self._make(path.parent)
@@ -140,7 +145,7 @@ class Disk:
                     try:
                         yield
                     finally:
-                        # Explicitly, as a child forked meanwhile has the file open too.
+                        # Unlock explicitly: a child forked meanwhile also has the file open.
                         fcntl.flock(number, fcntl.LOCK_UN)
                     return
             finally:
@@ -153,16 +158,16 @@ class Disk:
             time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311 (not for secrets)
 
     def sure_time(self) -> float:
-        """Return the earlier of this host's and the file system's time.
+        """Return the earlier of this host's and the file system's time, in seconds since 1970.
 
-        Deletion by age uses it, so that a clock that is ahead deletes nothing early.
+        Deleting by age uses it, so that a clock that is ahead deletes nothing early.
         """
         return min(self.clock(), self.shared_clock())
 
     def _touch(self) -> float:
-        """Return the file system's time: a file server stamps a touched folder itself.
+        """Return the file system's time, by touching a folder, which a file server stamps itself.
 
-        That needs no space, as a sweep must work on a full disk.
+        This needs no disk space, because a sweep must work on a full disk.
         """
         try:
             os.utime(self.root)
@@ -173,7 +178,7 @@ class Disk:
         return self.root.stat().st_mtime
 
     def sweep(self, *, dry_run: bool = False) -> list[SweepItem]:
-        """Delete what killed writers left in ``tmp/``, unless *dry_run*; return it."""
+        """Delete files that killed writers left in ``tmp/``, unless *dry_run*; return them."""
         found = self._left_before(self.clock() - _ABANDONED)
         if found:
             found = self._left_before(self.sure_time() - _ABANDONED)
@@ -184,7 +189,7 @@ class Disk:
         ]
 
     def _left_before(self, moment: float) -> list[tuple[Path, int]]:
-        """Return the files in ``tmp/`` last written before *moment*, and their sizes."""
+        """Return the files in ``tmp/`` that were last written before *moment*, and their sizes."""
         found = []
         for entry in self.files(self.root / "tmp", ASIDE):
             with suppress(FileNotFoundError):
@@ -194,7 +199,7 @@ class Disk:
         return found
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """Return a folder's entries; none if it doesn't exist or isn't a folder."""
+        """Return a folder's entries; empty if it doesn't exist or isn't a folder."""
         try:
             with os.scandir(folder) as found:
                 return list(found)
@@ -228,16 +233,16 @@ class Disk:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # Other processes never see it without its permissions.
+            # Set permissions before the folder gets its name, so no process sees it without them.
             aside = folder.with_name(f".{folder.name}-{uuid4().hex}")
             aside.mkdir(mode=0o700)
-            try:  # the kernel has set an inherited setgid bit
+            try:  # the kernel has already set an inherited setgid bit
                 setgid = aside.stat().st_mode & stat.S_ISGID
                 aside.chmod(self._mode | (self._mode & 0o444) >> 2 | setgid)
                 aside.rename(folder)
             except OSError:
                 aside.rmdir()
-                if not folder.is_dir():  # else another process created it
+                if not folder.is_dir():  # if it is one, another process created it
                     raise
 
     def _open(self, path: str | Path, flags: int) -> int:

@@ -19,25 +19,25 @@ from offload.stores.protocols import SweepItem
 from offload.stores.url import StoreURL, boolean, duration, file_mode, seconds
 
 RECORD = re.compile(r"[0-9a-f]{40}", re.ASCII)
-"""Names of a record's file."""
-_LONGEST = 1000  # bytes of the first line that are read
+"""Pattern of the name of a record's file."""
+_LONGEST = 1000  # bytes to read of the first line
 
 T = TypeVar("T")
 
 
 class FileStore:
-    """A store in the folder *root*. `offload.stores.file` says what it relies on.
+    """A store in the folder *root*; `offload.stores.file` documents what it relies on.
 
     Args:
-        skew: seconds by which the clocks of hosts that share it may differ; added to every
+        skew: seconds by which the clocks of hosts that share the folder may differ; added to every
             blob's life.
-        unnamed: seconds within which something must name a blob that was held `FOREVER`.
+        unnamed: seconds within which a blob that was held `FOREVER` must be named.
         lock_timeout: seconds to wait while another process changes the same file.
-        fsync: whether writes must survive a power failure. Without it, a blob may have wrong
-            content after one, which readers detect.
+        fsync: whether writes must survive a power failure. If not, a power failure may damage
+            blobs, which readers detect.
         mode: permissions of all files, such as 0o660 for users of one group, regardless of the
-            umask; folders also get the rights to enter them. None: private to their owner.
-        clock: returns seconds since the epoch; replaces this host's and the file system's.
+            umask; folders also get execute permissions. None makes them private to their owner.
+        clock: returns seconds since 1970; replaces this host's and the file system's clock.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FileStore:
         self.disk = disk
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Delete what expired or was left by killed writers, and yield it."""
+        """Delete what has expired and what killed writers left, unless *dry_run*; yield it."""
         with self.disk.errors():
             left = self.disk.sweep(dry_run=dry_run)
         yield from left
@@ -69,7 +69,7 @@ class FileStore:
         yield from self.leases.sweep(dry_run=dry_run)
 
     def sweep_unnamed(self, named: Named, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Sweep as `sweep` does, and also what was held `FOREVER` and isn't *named*."""
+        """Sweep like `sweep`, and also delete blobs held `FOREVER` that aren't *named*."""
         yield from self.sweep(dry_run=dry_run)
         yield from self.blobs.sweep_unnamed(named, dry_run=dry_run)
 
@@ -96,10 +96,10 @@ def open_file(url: StoreURL) -> FileStore:
 
 
 class FileRecords(Records):
-    """Named bytes in a folder, each in a file called by the hash of its name.
+    """Records in a folder, each in a file named by the hash of the record's name.
 
-    (Names have slashes, and some differ only in case, which not every file system tells apart.)
-    The first line is the name, for people and for listing.
+    Names themselves won't do: they contain slashes, and some differ only in case, which not every
+    file system distinguishes. The file's first line is the name, for people and for listing.
     """
 
     def __init__(self, disk: Disk, folder: str) -> None:
@@ -113,12 +113,12 @@ class FileRecords(Records):
     def record(self, name: str) -> Record:
         with self._disk.errors():
             content = self._read(name)
-            # Without any record, there may be no folder whose clock could be read.
+            # Without any record, there may be no folder from which to read the clock.
             now = self._disk.clock() if content is None else self._disk.shared_clock()
             return Record(content, now, now)
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
-        """Set a record to *value* (None: remove it) if it is *expected* now."""
+        """Set a record to *value* (None deletes it) if it is *expected*; return whether it was."""
         with self._disk.errors(), self._disk.lock(self._path(name).parent.name):
             if self._read(name) != expected:
                 return False
@@ -128,7 +128,7 @@ class FileRecords(Records):
 
     def change(self, name: str, decide: Callable[[Record], tuple[bytes | None, T]]) -> T:
         with self._disk.errors(), self._disk.lock(self._path(name).parent.name):
-            now = self._disk.shared_clock()  # a lease is taken by hosts whose clocks differ
+            now = self._disk.shared_clock()  # hosts whose clocks differ may take the same lease
             content, result = decide(Record(self._read(name), now, now))
             if content is not None:
                 self._write(name, content)
@@ -156,7 +156,7 @@ class FileRecords(Records):
             for entry in self._disk.files(Path(stripe.path), RECORD):
                 with suppress(FileNotFoundError), Path(entry.path).open("rb") as file:
                     name = file.readline(_LONGEST).rstrip(b"\n").decode("ascii", "replace")
-                    with suppress(ValueError):  # others put it there
+                    with suppress(ValueError):  # not a file of the store
                         if self._path(name) == Path(entry.path):
                             yield name
 
@@ -167,7 +167,7 @@ class FileRecords(Records):
             return None
 
     def _write(self, name: str, content: bytes | None) -> None:
-        """Write or (None) remove a record; the caller has the lock of its folder."""
+        """Write a record, or delete it if *content* is None; the caller holds the folder's lock."""
         path = self._path(name)
         if content is None:
             path.unlink(missing_ok=True)
@@ -201,7 +201,7 @@ class FilePointers:
 
 
 class DiskFiles:
-    """The files in ``stats/``. A power failure may damage them; readers skip such files."""
+    """The files in ``stats/``. A power failure may damage them; readers skip damaged files."""
 
     has_pointers = True
 

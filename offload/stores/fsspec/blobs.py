@@ -1,4 +1,4 @@
-"""Blobs as files that are never written twice, beside marks of their lives, in one folder."""
+"""Blobs as files that are never written twice, each beside marks with its expiry."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from offload.stores.processes import PerProcess, Threads
 from offload.stores.protocols import BlobInfo, Parts, SweepItem
 
 CLOCK = re.compile(r"clock-[0-9a-f]{32}", re.ASCII)
-"""Names of files written to read the file system's time."""
-FileSystem = Any  # fsspec ships no types
+"""Pattern of the names of files that are written to read the file system's time."""
+FileSystem = Any  # fsspec has no type hints
 
 
 class Folder:
-    """A folder in *root* of the file systems that *connect* opens, one per process.
+    """A folder in *root* of a file system; *connect* opens it once per process.
 
-    Errors are raised as StoreError, except FileNotFoundError and NotADirectoryError.
+    Converts errors to StoreError, except FileNotFoundError and NotADirectoryError.
 
     Args:
-        clock: returns seconds since 1970. If it isn't `time.time`, it replaces the file system's
-            clock as well.
+        url: the store's URL, for errors.
+        clock: returns seconds since 1970. Any other than `time.time` also replaces the file
+            system's clock.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Folder:
         return "/".join((self._root, self._name, *names))
 
     def names(self, *folder: str) -> list[str]:
-        """Return the names in a folder; none if it doesn't exist."""
+        """Return the names in a folder; empty if it doesn't exist."""
         return [_last(name) for name in self._list(*folder, detail=False)]
 
     def sizes(self, *folder: str) -> dict[str, int | None]:
@@ -80,7 +81,7 @@ class Folder:
     def read(self, *names: str, size: int | None = None) -> bytes:
         """Return a file's content, or its first *size* bytes.
 
-        Raises FileNotFoundError also for a folder.
+        Raises FileNotFoundError if it doesn't exist or is a folder.
         """
         with self._errors() as system:
             part = {} if size is None else {"start": 0, "end": size}
@@ -95,7 +96,7 @@ class Folder:
             system.rm_file(self.path(*names))
 
     def time(self) -> float | None:
-        """Return the file system's time, as it stamps a file just written; None if unknown."""
+        """Return the file system's time, as the time of a file just written; None if unknown."""
         if not self._has_clock:
             return self.clock()
         name = f"clock-{os.urandom(16).hex()}"
@@ -104,7 +105,7 @@ class Folder:
             with self._errors() as system:
                 try:
                     stamp = system.modified(self.path(name))
-                    # One without a zone is taken for UTC; at worst, the sweep is late.
+                    # Assume UTC if there is no time zone; at worst, the sweep is late.
                     return float(
                         (stamp if stamp.tzinfo else stamp.replace(tzinfo=timezone.utc)).timestamp()
                     )
@@ -116,7 +117,7 @@ class Folder:
             self.remove(name)
 
     def remove_folder(self, *names: str) -> None:
-        """Remove a folder that may be empty, if the file system has folders."""
+        """Delete a folder if it is empty, and if the file system has folders."""
         with suppress(StoreError, FileNotFoundError), self._errors() as system:
             system.rmdir(self.path(*names))
 
@@ -183,7 +184,7 @@ class FsspecBlobs(ExpiringBlobs):
         return (digest for digest in self._digests() if digest.startswith(prefix))
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Delete what expired, and what killed writers left, unless *dry_run*; yield it."""
+        """Delete what has expired and what killed writers left, unless *dry_run*; yield it."""
         digests = list(self._digests())
         ahead = self._is_ahead(dry_run=dry_run) if digests else 0.0
         for at in range(0, len(digests), _SWEPT_AT_ONCE):
@@ -196,13 +197,13 @@ class FsspecBlobs(ExpiringBlobs):
             yield from filter(None, found)
 
     def _is_ahead(self, *, dry_run: bool) -> float:
-        """Return by how many seconds our clock is ahead of the file system's, if known."""
+        """Return by how many seconds this clock is ahead of the file system's; 0 if unknown."""
         try:
             its_time = self.folder.time()
         except StoreError:
             if not dry_run:
                 raise
-            its_time = None  # a client that may only read can still sweep dry
+            its_time = None  # a client with read access can still do a dry run
         return 0.0 if its_time is None else max(0.0, self.folder.clock() - its_time)
 
     def _extend_one(self, digest: Digest, ttl: float) -> bool:
@@ -216,7 +217,7 @@ class FsspecBlobs(ExpiringBlobs):
     def _put(self, digest: Digest, parts: Parts, ttl: float) -> None:
         if self._extend_one(digest, ttl):
             return
-        content = b"".join(parts)  # fsspec takes bytes
+        content = b"".join(parts)  # fsspec accepts only bytes
         name = os.urandom(16).hex()
         self.folder.write(content, self._name(digest), name)
         self._mark(digest, name, len(content), ttl)
@@ -256,13 +257,15 @@ class FsspecBlobs(ExpiringBlobs):
 
     def _delete(self, digest: Digest) -> None:
         names = list(filter(_OWN.fullmatch, self.folder.names(self._name(digest))))
-        for name in sorted(names, key=len, reverse=True):  # the marks first
+        for name in sorted(
+            names, key=len, reverse=True
+        ):  # delete marks, whose names are longer, first
             self.folder.remove(self._name(digest), name)
         if names:
             self.folder.remove_folder(self._name(digest))
 
     def _sweep(self, digest: Digest, now: float, *, dry_run: bool) -> SweepItem | None:
-        """Delete an expired blob file by file; one that was stored again stays."""
+        """Delete an expired blob file by file, unless it is stored again meanwhile."""
         names = self.folder.names(self._name(digest))
         marks = _marks(names)
         last = max(marks, key=lambda mark: mark.until, default=None)
@@ -291,7 +294,7 @@ class FsspecBlobs(ExpiringBlobs):
 
 
 def _marks(names: Iterable[str]) -> list[_Mark]:
-    """Return the marks whose content exists."""
+    """Return the marks for which the content exists."""
     listed = set(names)
     found = filter(None, map(_MARK.fullmatch, listed))
     return [

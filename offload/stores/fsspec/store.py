@@ -18,20 +18,21 @@ from offload.stores.protocols import LeaseInfo, SweepItem
 from offload.stores.url import StoreURL, count, duration
 
 _NAME = re.compile(r"([a-z0-9.-]{1,100})~([0-9]{1,15})~([0-9]{1,15})", re.ASCII)
-"""Names under which small files are stored."""
+"""Pattern of the names under which small files are stored."""
 
 
 class FsspecStore:
-    """A store of blobs only, in the file systems that *connect* opens, one per process.
+    """A store of blobs in a file system, without pointers and leases.
 
     Args:
-        url: for errors and operators; without credentials.
+        connect: opens the file system; called once per process.
+        url: the store's URL without credentials, for errors and operators.
         root: the folder in the file system.
-        threads: files read and written at once by each process.
+        threads: number of files that each process reads and writes in parallel.
         skew: seconds by which the clocks of clients may differ; added to every life.
-        ahead: extra share of life that is written, so that later holds need no write for a
-            while.
-        clock: returns seconds since 1970; replaces this host's and the file system's.
+        ahead: share by which to extend a life beyond the request, so that further holds need no
+            write for a while.
+        clock: returns seconds since 1970; replaces this host's and the file system's clock.
     """
 
     def __init__(
@@ -54,19 +55,19 @@ class FsspecStore:
         self.leases = NoLeases(url)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Delete what expired, and yield it."""
+        """Delete what has expired, unless *dry_run*; yield it."""
         yield from self.blobs.sweep(dry_run=dry_run)
 
     def close(self) -> None:
-        """End this process's threads; the next call starts new ones."""
+        """Stop this process's threads; the next call starts new ones."""
         self._threads.close()
 
 
 def open_fsspec(url: StoreURL) -> FsspecStore:
-    """Open ``fsspec+PROTOCOL://…``, as ``fsspec+gs://bucket/folder``.
+    """Open ``fsspec+PROTOCOL://…``, such as ``fsspec+gs://bucket/folder``.
 
-    Options: ``threads`` (8), ``skew`` (60 seconds), ``ahead`` (1), see `FsspecStore`. All others
-    are passed to the file system (``token``, ``account_name``, …).
+    Options, with defaults: ``threads`` (8), ``skew`` (60 seconds), ``ahead`` (1); see
+    `FsspecStore`. All others go to the file system (``token``, ``account_name``, …).
     """
     try:
         from fsspec.core import url_to_fs
@@ -89,13 +90,13 @@ def open_fsspec(url: StoreURL) -> FsspecStore:
         )
         return made
 
-    try:  # early, to report a missing package
+    try:  # open it now, to report a missing package early
         _, root = make()
     except OffloadError:
         raise
     except Exception as exc:
         said = str(exc).replace(str(url.password), "…") if url.password else str(exc)
-        url.refuse(f"fsspec does not open it: {type(exc).__name__}: {said[:300]}")
+        url.refuse(f"fsspec can't open it: {type(exc).__name__}: {said[:300]}")
     return FsspecStore(
         lambda: make()[0],
         url=url.public,
@@ -120,7 +121,7 @@ def _hosts(url: StoreURL) -> str:
 
 
 class NoPointers:
-    """Pointers that raise ConfigurationError, with what to configure."""
+    """Pointers that raise a ConfigurationError saying what to configure."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -139,7 +140,7 @@ class NoPointers:
 
 
 class NoLeases:
-    """Leases that raise ConfigurationError, with what to configure."""
+    """Leases that raise a ConfigurationError saying what to configure."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -162,15 +163,21 @@ class NoLeases:
 
 def _refuse(url: str) -> NoReturn:
     raise ConfigurationError(
-        f"{url} can only store blobs, as fsspec has no compare-and-swap: put it "
-        'behind a store that has it, as in store=["redis://…", "fsspec+gs://…"]',
+        f"{url} can store only blobs, because fsspec has no compare-and-swap: put it "
+        'behind a store that does, as in store=["redis://…", "fsspec+gs://…"]',
         store=url,
     )
 
 
 @dataclass(frozen=True)
 class _Version:
-    """One writing of a file: when (milliseconds by the writer's clock), how many bytes."""
+    """One version of a small file.
+
+    Attributes:
+        name: the file's name.
+        written: when it was written, in milliseconds since 1970 by the writer's clock.
+        size: its bytes.
+    """
 
     name: str
     written: int
@@ -182,7 +189,7 @@ class _Version:
 
 
 class FsspecFiles:
-    """The files in ``stats/``. Replacing one writes a new version, which counts once whole."""
+    """The files in ``stats/``. Replacing one writes a new version, valid once it is complete."""
 
     has_pointers = False
 
@@ -231,7 +238,7 @@ class FsspecFiles:
             self._threads.each(self._folder.remove, files)
 
     def strays(self) -> list[str]:
-        """Return the names beside the statistics that are not the store's own."""
+        """Return the names in ``stats/`` that don't belong to the store."""
         own = {each.file for each in self._versions()}
         names = self._folder.sizes()
         return [f"stats/{n}" for n in names if n not in own and not CLOCK.fullmatch(n)]
@@ -245,7 +252,7 @@ class FsspecFiles:
         return now if its_time is None else min(now, its_time)
 
     def _versions(self, *, whole: bool = False) -> list[_Version]:
-        """Return the versions that are there, those that are not *whole* only if wanted."""
+        """Return the versions that exist; with *whole*, only complete ones."""
         found = []
         for file, size in self._folder.sizes().items():
             match = _NAME.fullmatch(file)

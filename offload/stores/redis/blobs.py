@@ -31,21 +31,21 @@ from offload.stores.redis.redis_internals import Bulk
 T = TypeVar("T")
 
 WINDOW = 17 << 20
-"""Bytes per round trip, up or down (or one blob, if that is more)."""
+"""Maximum bytes per round trip, up or down (or one blob, if that is larger)."""
 MANY = 256
-"""Blobs per round trip."""
+"""Maximum number of blobs per round trip."""
 LARGEST = 512 << 20
-"""Bytes that a Redis string can hold."""
+"""Maximum bytes of a Redis string."""
 UNHELD = 10.0
-"""Seconds that a blob lives which is stored before it is held, until the hold extends its life."""
+"""Seconds to keep a blob that is stored before it is held, until the hold extends its life."""
 DEFERRED = 100
-"""Blobs whose release waits for another request: more would make that request slow."""
+"""Maximum number of blobs whose release waits for another request; more would slow that down."""
 BATCH = 1000
-"""Blobs per run of a script: about a millisecond of the server's time."""
+"""Maximum number of blobs per run of a script, which then takes the server about a millisecond."""
 
 
 class RedisBlobs:
-    """Blobs and their holds; also all abilities in `capabilities` that concern these."""
+    """Blobs and holds, with all optional abilities in `capabilities` that concern them."""
 
     tracks_holds = True
 
@@ -68,8 +68,8 @@ class RedisBlobs:
         for digest, wanted in blobs.items():
             by_life.setdefault(milliseconds(wanted.ttl), []).append(digest)
         sent = {digest: wanted for digest, wanted in blobs.items() if wanted.parts is not None}
-        # A blob that is stored first is there to be held. In the other order, others could store
-        # it in between for a shorter life. If this process dies in between, nobody releases it.
+        # Store first, then hold. In the other order, another process could store the blob in
+        # between, with a shorter life. If this process dies in between, the blob just expires.
         sets = [
             ("SET", self._key(d), Bulk(w.parts or ()), "NX", "PX", milliseconds(min(w.ttl, UNHELD)))
             for d, w in sent.items()
@@ -88,7 +88,7 @@ class RedisBlobs:
             strict=True,
         )
         missing = {digest for digest, answer in held if answer != 1}
-        for digest in missing & sent.keys():  # it expired after it had kept another from storing
+        for digest in missing & sent.keys():  # SET NX found it, but it expired before the hold
             self.put({digest: sent[digest].parts or ()}, sent[digest].ttl)
         return new | missing
 
@@ -118,7 +118,7 @@ class RedisBlobs:
         holds: list[Mapping[str, float]] = []
         for batch in _batches(digests, BATCH):
             keys = map(self._scripts.holds_key, batch)
-            # One more than is returned: the life of a blob in a lower tier is among them.
+            # Read one more than is returned: the life of a blob in a lower tier is among them.
             ranges = [("ZREVRANGE", key, 0, LISTED_HOLDS, "WITHSCORES") for key in keys]
             now, *answers = self._client.run([("TIME",), *ranges])
             live = (_live(answer, _seconds_of(now)).items() for answer in answers)
@@ -131,9 +131,9 @@ class RedisBlobs:
         return [counts[digest] for digest in digests]
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
-        """Return the blobs held by *name*, reading some holders of a blob at a time.
+        """Return the blobs held by *name*, reading a limited number of holders at a time.
 
-        They may be many, and other clients shouldn't have to wait.
+        A blob may have many, and other clients shouldn't have to wait.
         """
         found: set[Digest] = set()
         pattern = f"*{escaped(name)}*"
@@ -164,7 +164,7 @@ class RedisBlobs:
             for batch in _batches(keys, BATCH):
                 ranges = [("ZRANGE", key, score, "+inf", "BYSCORE", "WITHSCORES") for key in batch]
                 for key, answer in zip(batch, self._client.run(ranges), strict=True):
-                    with suppress(ValueError):  # others wrote the key
+                    with suppress(ValueError):  # not a key of the store
                         digest = parse_digest(key[len(prefix) : -1])
                         for holder, left in _live(answer, now).items():
                             yield digest, holder, left
@@ -203,13 +203,13 @@ class RedisBlobs:
                     for digest, bulk in batch.items()
                 ]
             )
-            # Extend those that exist; one may expire just before, and is stored after all.
+            # Extend those that exist. One may have expired since: then store it after all.
             old = [digest for digest, stored in zip(batch, answers, strict=True) if not stored]
             missing = self._extend(old, life) if old else ()
             batch = {digest: batch[digest] for digest in missing}
 
     def _extend(self, digests: Sequence[Digest], life: int) -> list[Digest]:
-        """Keep blobs at least *life* milliseconds; return those that don't exist."""
+        """Keep blobs for at least *life* milliseconds; return those that don't exist."""
         calls = [((self._key(digest),), (life,)) for digest in digests]
         exist = self._client.run_script(script("prolong"), calls)
         return [digest for digest, exists in zip(digests, exist, strict=True) if not exists]
@@ -217,14 +217,14 @@ class RedisBlobs:
     def get(self, digests: Sequence[Digest], limit: int) -> Iterator[Buffer]:
         check_limit(limit)
         for batch in _batches(digests, _per_round_trip(limit)):
-            # One byte over the limit is enough to know.
+            # Reading one byte over the limit is enough to notice an excess.
             contents: list[Buffer] = self._client.run(
                 [("GETRANGE", self._key(digest), 0, limit) for digest in batch]
             )
             self._check(batch, contents, limit)
             contents.reverse()
             while contents:
-                yield contents.pop()  # keeps no reference to what the caller has finished with
+                yield contents.pop()  # don't keep a reference to what the caller no longer needs
 
     def _check(self, batch: Sequence[Digest], contents: Sequence[Buffer], limit: int) -> None:
         """Raise the error of the first blob that is too large or missing.
@@ -247,7 +247,7 @@ class RedisBlobs:
                 raise size_error(digest, self._client.url, limit)
 
     def _tiers(self, digests: Sequence[Digest]) -> dict[Digest, str]:
-        """Return the tiers of blobs that are recorded to live in another store."""
+        """Return the tiers of blobs that, according to the tier index, are in another store."""
         return {
             digest: answer[0].decode("utf-8", "replace").partition(" ")[2]
             for digest, answer in self._scripts.run("where", digests).items()
@@ -293,9 +293,9 @@ class RedisBlobs:
 
 
 class BlobScripts:
-    """Run scripts about many blobs.
+    """Runs scripts on many blobs.
 
-    In a Cluster, the part of a key in braces chooses its slot, so a blob's keys share one.
+    In a Cluster, the part of a key in braces determines the slot, so all keys of a blob share one.
     """
 
     def __init__(self, client: RedisClient) -> None:
@@ -312,9 +312,9 @@ class BlobScripts:
         return f"{self._prefixes[2]}{digest}}}"
 
     def run(self, name: str, digests: Sequence[Digest], *args: Any) -> dict[Digest, Any]:
-        """Run a script that takes three keys per blob; return its answer for each blob.
+        """Run a script that takes three keys per blob; return its result for each blob.
 
-        One round trip.
+        Takes one round trip.
         """
         asked = list(dict.fromkeys(digests))
         calls = [(self.keys(group), args) for group in self.groups(asked)]
@@ -337,9 +337,9 @@ def _seconds_of(time: Sequence[bytes]) -> float:
 
 
 def _live(answer: Sequence[Any], now: float) -> dict[str, float]:
-    """Return the holders in *answer* and the seconds left of their holds, in its order.
+    """Return the holders in *answer*, in order, with seconds left.
 
-    Leaves out the store's own entries (``@…``).
+    Omits the store's own entries (``@…``).
     """
     return {
         holder: until / 1000 - now
@@ -349,7 +349,7 @@ def _live(answer: Sequence[Any], now: float) -> dict[str, float]:
 
 
 def _pairs(answer: Sequence[Any]) -> Iterator[tuple[str, float]]:
-    """Yield holder and milliseconds; a Cluster's client has paired them already."""
+    """Yield pairs of holder and milliseconds; a Cluster's client returns pairs already."""
     paired = bool(answer) and isinstance(answer[0], tuple)
     for holder, until in answer if paired else zip(answer[::2], answer[1::2], strict=True):
         yield holder.decode("utf-8", "replace"), float(until)
@@ -357,12 +357,12 @@ def _pairs(answer: Sequence[Any]) -> Iterator[tuple[str, float]]:
 
 @lru_cache(256)
 def milliseconds(ttl: float) -> int:
-    """Return *ttl* seconds in milliseconds, rounded up; raises ValueError if not positive."""
+    """Convert *ttl* seconds to milliseconds, rounding up. Raises ValueError if not positive."""
     return math.ceil(check_ttl(ttl) * 1000)
 
 
 def _seconds(left: int) -> float:
-    return math.inf if left < 0 else left / 1000  # an operator made it permanent
+    return math.inf if left < 0 else left / 1000  # negative: an operator made the key permanent
 
 
 def _per_round_trip(size: int) -> int:

@@ -1,4 +1,4 @@
-"""Commands and scripts sent to Redis, through one redis-py client per process."""
+"""Send commands and scripts to Redis, through one redis-py client per process."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from offload.stores.redis.redis_internals import (
 from offload.stores.sums import BatchSource, CounterBatch
 
 Driver = Redis | RedisCluster
-_WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # scripts that only read don't wait
+_WRITES = frozenset({"SET", "EVALSHA", "EVAL", "UNLINK"})  # WAIT returns at once if a script read
 _SCAN = 1000  # keys per SCAN
-_MOST_DEFERRED = 1000  # runs of scripts that may wait in a process
-_CARRIED = 32  # runs that one request carries
+_MOST_DEFERRED = 1000  # maximum number of script runs that wait in a process
+_CARRIED = 32  # maximum number of these that one request carries
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Script:
-    """A Lua script and its SHA-1, by which a server that ran it knows it."""
+    """A Lua script and its SHA-1, by which a server that has run it identifies it."""
 
     text: str
     sha: str
 
     @property
     def commands(self) -> list[str]:
-        """Commands that it runs, which the user needs rights for."""
+        """Commands that it runs; the user needs permission for these."""
         return sorted(set(re.findall(r"redis\.call\('([A-Z]+)'", self.text)))
 
 
@@ -61,12 +61,12 @@ def script(name: str) -> Script:
 
 
 class _Run(NamedTuple):
-    """A run of a script that waits for a request that carries it.
+    """A deferred run of a script, which waits for a request to carry it.
 
     Attributes:
-        command: ``EVALSHA``; or ``EVAL``, if the server doesn't know the script.
-        answered: called with the answer, which is an exception if the server refused; None: nobody
-            needs it.
+        command: ``EVALSHA``; or ``EVAL`` if the server doesn't know the script.
+        answered: called with the reply, or with an exception if the server refused; None if it
+            isn't needed.
     """
 
     script: Script
@@ -79,9 +79,9 @@ class RedisClient:
 
     Args:
         connect: creates a redis-py client, which is safe among threads but not across forks.
-        url: for errors.
-        prefix: of all keys.
-        replicas: number of replicas that must have a write before it counts as done.
+        url: the store's URL, for errors.
+        prefix: prefix of all keys.
+        replicas: number of replicas that must acknowledge a write before it counts as done.
         patience: seconds to wait for them.
         connections: maximum number of connections per process.
     """
@@ -99,7 +99,7 @@ class RedisClient:
         self.url = url
         self.prefix = prefix
         self.replicas = replicas
-        self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 would be forever
+        self._wait = ("WAIT", replicas, max(math.ceil(patience * 1000), 1))  # 0 means forever
         self._batches: tuple[BatchSource, Callable[[CounterBatch], Command]] | None = None
         self._drivers = PerProcess(connect, keep_inherited=True)
         self._connections = connections
@@ -110,7 +110,7 @@ class RedisClient:
 
     @property
     def many_keys(self) -> bool:
-        """Whether a command may have keys of several slots: not in a Cluster."""
+        """Whether a command may have keys of several slots, which a Cluster doesn't allow."""
         if self._many_keys is None:
             self._many_keys = not _is_cluster(self.driver())
         return self._many_keys
@@ -124,9 +124,9 @@ class RedisClient:
         return database_of(client)
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Send *commands* in one round trip; return their answers in order.
+        """Send *commands* in one round trip; return the replies in order.
 
-        They aren't a transaction. The first error is raised after all were answered.
+        They aren't a transaction. The first error is raised after all replies have arrived.
         """
         return self._checked(self._run(commands))
 
@@ -139,9 +139,12 @@ class RedisClient:
     ) -> list[Any]:
         """Run a script for each pair of keys and arguments, in one round trip.
 
-        Sends the commands *after* before it in the same round trip; their answers come first.
-        A server that doesn't know the script yet (new, flushed, or after a failover) costs one
-        more round trip.
+        Args:
+            calls: keys and arguments for each run.
+            after: commands to send first, in the same round trip; their replies come first, too.
+
+        If the server doesn't know the script yet (because it is new, was flushed, or after a
+        failover), this takes one more round trip.
         """
         runs = [("EVALSHA", script.sha, len(k), *k, *args) for k, args in calls]
         answers = self._run([*after, *runs])
@@ -154,11 +157,11 @@ class RedisClient:
         return self._checked(answers, script, after=len(after))
 
     def start_script(self, script: Script, keys: Sequence[str], args: Command) -> Callable[[], Any]:
-        """Send a script, and return a function that returns its answer, to be called once.
+        """Send a script, and return a function, to be called once, that returns the reply.
 
-        So a caller can do something else meanwhile. A Cluster, and a server with replicas to wait
-        for, answer at once; and any server if the number of connections is limited, as what the
-        caller does meanwhile may need another one.
+        This lets the caller do something else in between. This call waits for the reply itself in a
+        Cluster, if there are replicas to wait for, and if the number of connections is limited,
+        because the caller may need another one in between.
         """
         command = ("EVALSHA", script.sha, len(keys), *keys, *args)
         try:
@@ -184,7 +187,7 @@ class RedisClient:
         return finish
 
     def _send(self, pool: Any, command: Command) -> Callable[[], list[Any]]:
-        """Send *command* with what it carries; return a function that returns its answer alone."""
+        """Send *command* with what it carries; return a function that returns only its reply."""
         batch = None if self._batches is None else self._batches[0].next_batch()
         runs = self._next_deferred() if self._deferred else ()
         if batch is None and not runs:
@@ -209,7 +212,7 @@ class RedisClient:
             waiting.release()
 
     def piggyback(self, source: BatchSource, command: Callable[[CounterBatch], Command]) -> None:
-        """Send the batches of *source* along with other commands, each as *command* of it."""
+        """Send batches of *source* with other requests; *command* converts a batch."""
         self._batches = source, command
 
     def defer_script(
@@ -219,16 +222,16 @@ class RedisClient:
         args: Command,
         answered: Callable[[Any], None] | None = None,
     ) -> bool:
-        """Run a script with this process's next request, before its commands.
+        """Defer a script until this process's next request, which runs it before its own commands.
 
-        So it doesn't undo what they do, such as hold again what the script releases.
+        So the script doesn't undo what these do, such as holding again what it releases.
 
         Args:
-            answered: called with the answer, by any thread; it must not raise.
+            answered: called with the reply, by any thread; it must not raise.
 
-        Returns False if that isn't possible: in a Cluster, where other servers than those of the
-        request may have the keys, and be unavailable; if writes wait for replicas, as reads would
-        have to wait, too; or if too many wait already.
+        Returns False if that isn't possible: in a Cluster, where the keys may be on another server
+        than those of the request, which may be unavailable; if writes wait for replicas, because
+        reads would have to wait, too; or if too many runs are waiting.
         """
         if self.replicas or len(self._deferred) >= _MOST_DEFERRED or not self.many_keys:
             return False
@@ -239,16 +242,16 @@ class RedisClient:
     def run_deferred(self) -> int:
         """Run the deferred scripts that no request has carried yet.
 
-        Returns how many the server has refused since the last call. Raises StoreUnavailable.
+        Returns how many runs the server has refused since the last call. Raises StoreUnavailable.
         """
-        for _ in range(len(self._deferred) // _CARRIED + 2):  # a new server takes one more
+        for _ in range(len(self._deferred) // _CARRIED + 2):  # a new server needs one more round
             if self._deferred:
                 self._run_with((), self._next_deferred(), None)
         refused, self._refused = self._refused, 0
         return refused
 
     def keys(self, prefix: str, *, kind: str = "string") -> Iterator[list[str]]:
-        """Yield the keys of a kind that start with *prefix*, each once, some thousand at a time."""
+        """Yield the keys of a kind that start with *prefix*, each once, about 1,000 at a time."""
         pattern = escaped(prefix) + "*"
         seen: set[bytes] = set()
         found: list[str] = []
@@ -265,7 +268,7 @@ class RedisClient:
         yield found
 
     def each_server(self, command: str) -> Iterator[tuple[str, Any]]:
-        """Yield the name (if there are several) and answer of each primary to *command*."""
+        """Yield the name ("" outside of a Cluster) and reply of each primary to *command*."""
         client: Any = self.driver()
         nodes = [None] if self.many_keys else client.get_primaries()
         for node in nodes:
@@ -286,7 +289,7 @@ class RedisClient:
     def driver(self) -> Driver:
         try:
             return self._drivers.get()
-        except ERRORS as exc:  # a Cluster's client connects at once
+        except ERRORS as exc:  # a Cluster's client connects when it is created
             raise translate(exc, self.url) from exc
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
@@ -298,7 +301,7 @@ class RedisClient:
 
     def _next_deferred(self) -> list[_Run]:
         runs: list[_Run] = []
-        with suppress(IndexError):  # there are no more
+        with suppress(IndexError):  # no more are waiting
             while len(runs) < _CARRIED:
                 runs.append(self._deferred.popleft())
         return runs
@@ -306,7 +309,7 @@ class RedisClient:
     def _run_with(
         self, commands: Sequence[Command], runs: Sequence[_Run], batch: CounterBatch | None
     ) -> list[Any]:
-        """Return the answers to *commands*, which carry runs of scripts and counters."""
+        """Return the replies to *commands*, which carry script runs and counters."""
         return self._start_with(commands, runs, batch, lambda every: partial(self._sent, every))()
 
     def _start_with(
@@ -316,9 +319,9 @@ class RedisClient:
         batch: CounterBatch | None,
         start: Callable[[Sequence[Command]], Callable[[], list[Any]]],
     ) -> Callable[[], list[Any]]:
-        """Start *commands* with what they carry; return a function that returns their answers.
+        """Send *commands* with what they carry; return a function that returns their replies.
 
-        What isn't answered is carried by a later request.
+        A later request carries what gets no reply.
         """
         every = [*(run.command for run in runs), *commands]
         if self._batches is not None and batch is not None:
@@ -351,9 +354,9 @@ class RedisClient:
         return finish
 
     def _settle(self, runs: Sequence[_Run], answers: Sequence[Any]) -> StoreUnavailable | None:
-        """Have runs wait again that the server couldn't do now; return why, if it wasn't able to.
+        """Requeue runs that the server couldn't do now; return the reason if there are any.
 
-        To repeat a run does no harm.
+        Repeating a run is harmless.
         """
         unavailable = None
         for run, answer in zip(runs, answers, strict=True):
@@ -399,7 +402,7 @@ class RedisClient:
             raise translate(exc, self.url) from exc
 
     def _check_size(self, pool: Any, commands: Sequence[Command], exc: Exception) -> None:
-        """Raise StoreError if the connection broke because of a too long string."""
+        """Raise StoreError if the connection broke because a string was too long."""
         sizes = [part.size for each in commands for part in each if isinstance(part, Bulk)]
         longest = max(sizes, default=0)
         said = refusal(pool, longest) if longest else None
@@ -411,9 +414,9 @@ class RedisClient:
             ) from exc
 
     def _check_reached(self, reached: Any) -> None:
-        """Raise StoreUnavailable if a failover could lose the write: too few replicas have it.
+        """Raise StoreUnavailable if too few replicas have the write, so a failover could lose it.
 
-        Repeating the write does no harm.
+        Repeating the write is harmless.
         """
         if self._checked([reached])[0] < self.replicas:
             raise StoreUnavailable(
@@ -440,7 +443,7 @@ def _is_cluster(client: Driver) -> bool:
     return _is_cluster_class(kind)
 
 
-@cache  # comparing with a class that consists of protocols takes longer than a short command
+@cache  # isinstance with this class, which has protocols as bases, takes longer than a command
 def _is_cluster_class(kind: type) -> bool:
     return issubclass(kind, RedisCluster)
 

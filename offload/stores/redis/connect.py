@@ -36,7 +36,7 @@ OURS = frozenset(
     "retry_on_error protocol command_packer encoding encoding_errors decode_responses "
     "parser_class socket_read_size".split()
 )
-"""Parameters of redis-py's connections that this module sets; they are no options."""
+"""Parameters of redis-py's connections that this module sets, so they aren't options."""
 READ_SIZE = 1 << 16  # bytes per read from a socket; larger and smaller were slower
 
 
@@ -50,23 +50,23 @@ def open_redis(url: StoreURL) -> RedisStore:
     ``redis+cluster://host:port,host:port``                   a Cluster, found from any node
     ========================================================  ===========================
 
-    ``rediss`` in place of ``redis`` is TLS; ``valkey`` and ``valkeys`` are the same.
+    Use ``rediss`` instead of ``redis`` for TLS; ``valkey`` and ``valkeys`` are synonyms.
 
-    Options: ``prefix`` of all keys (``offload``); ``global_keyprefix``, put before that;
-    ``socket_timeout`` (10) and ``socket_connect_timeout`` (5) in seconds; ``socket_keepalive``;
-    ``health_check_interval`` in seconds (0: never); ``max_connections`` in each process (no
-    limit); ``client_name``; ``username``, ``password``, ``credential_provider`` (an object, or
+    Options, with defaults: ``prefix`` of all keys (``offload``); ``global_keyprefix``, put before
+    it; ``socket_timeout`` (10) and ``socket_connect_timeout`` (5) in seconds; ``socket_keepalive``;
+    ``health_check_interval`` in seconds (0: never); ``max_connections`` per process (no limit);
+    ``client_name``; ``username``, ``password``, ``credential_provider`` (an object, or
     ``package.module.Class``); ``db`` (or ``virtual_host``). With TLS: ``ssl_ca_certs``,
     ``ssl_ca_path``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_password``, ``ssl_cert_reqs``
     (``required``, ``optional``, ``none``), ``ssl_check_hostname``. With Sentinel:
     ``master_name`` (or ``master``; ``mymaster``), ``sentinel_username``,
     ``sentinel_password``, ``min_other_sentinels``.
 
-    ``wait_replicas`` (0): number of replicas that must have a write before it counts as done,
-    within ``wait_timeout`` (1) seconds; a failover to one of them then loses nothing.
+    ``wait_replicas`` (0): number of replicas that must acknowledge a write within ``wait_timeout``
+    (1) seconds before it counts as done; a failover to one of them then loses nothing.
 
-    Also by keyword (``offload_store_options``): ``sentinel_kwargs``, all parameters of the
-    connections to Sentinels (default: TLS and timeouts as for the server), and any other
+    By keyword only (``offload_store_options``): ``sentinel_kwargs``, all parameters of the
+    connections to Sentinels (by default, TLS and timeouts as for the server), and any other
     parameter of redis-py's connections.
     """
     base, _, form = url.scheme.partition("+")
@@ -91,7 +91,7 @@ def open_redis(url: StoreURL) -> RedisStore:
         database = url.take("virtual_host", count, url.take("db", count, 0))
         url.public += f"?db={database}" if database else ""
         options["db"] = database
-        for name in ("socket_keepalive", "socket_keepalive_options"):  # of TCP
+        for name in ("socket_keepalive", "socket_keepalive_options"):  # only for TCP
             options.pop(name, None)
         kind = {"connection_class": UnixDomainSocketConnection, "path": url.path}
         connect = _pooled({**kind, **options})
@@ -130,7 +130,7 @@ def _connection_options(url: StoreURL) -> dict[str, Any]:
 
 
 def _driver_options(url: StoreURL, *, tls: bool) -> dict[str, Any]:
-    """Take other parameters of redis-py's connections that were passed by keyword."""
+    """Take further parameters of redis-py's connections that were passed by keyword."""
     kind: type = SSLConnection if tls else Connection
     kind = url.take("connection_class", _connection_class, kind)
     own = {"connection_class": kind} if "connection_class" in url.given else {}
@@ -209,7 +209,7 @@ def _sentinel(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[
     master = url.take("master_name", text, url.take("master", text, "mymaster"))
     others = url.take("min_other_sentinels", count, 0)
     url.public += f"?master={master}"
-    # Sentinels have users of their own; TLS and timeouts are the same.
+    # Sentinels have their own users; TLS and timeouts are the server's.
     own = {
         name: value
         for name, value in options.items()
@@ -241,11 +241,11 @@ def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[
     if tls:
         options.setdefault("connection_class", SSLConnection)
     retries: dict[str, Any] = {"retry": _no_retry()}
-    if int(redis.__version__.partition(".")[0]) < 6:  # it has two counts
+    if int(redis.__version__.partition(".")[0]) < 6:  # older versions count retries twice
         retries["cluster_error_retry_attempts"] = 0
 
     def connect() -> Driver:
-        # With `url`, a node's pool is created by the class named here.
+        # Pass `url`: then nodes create their pools with the class named here.
         (host, port), *others = hosts
         where = f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"
         return redis.RedisCluster(
@@ -260,14 +260,14 @@ def _cluster(url: StoreURL, options: dict[str, Any], *, tls: bool) -> Callable[[
 
 
 class _Pool(Pool):
-    """A pool with connections that pack blobs without copying."""
+    """A connection pool whose connections pack blobs without copying."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(command_packer=PACKER, **options)
 
 
 def _no_retry() -> Retry:
-    """Disable redis-py's retries: callers retry."""
+    """Disable redis-py's retries, because callers retry."""
     return Retry(NoBackoff(), 0)
 
 
@@ -280,7 +280,7 @@ def _hosts(url: StoreURL, port: int) -> list[tuple[str, int]]:
 def _database(url: StoreURL) -> int:
     path = url.path.strip("/")
     if path and not path.isdigit():
-        url.refuse(f"{path!r} is not the number of a database")
+        url.refuse(f"{path!r} isn't a database number")
     database = url.take("virtual_host", count, url.take("db", count, None))
     if database is None:
         return int(path or 0)

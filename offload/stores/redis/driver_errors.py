@@ -14,14 +14,14 @@ from offload.errors import StoreError, StoreUnavailable
 _PASSING = {
     "OOM": "its memory is full: raise maxmemory, or lower offload_retention",
     "maxmemory": "its memory is full: raise maxmemory, or lower offload_retention",
-    "LOADING": "it is loading its data; it will answer when it has done so",
-    "READONLY": "it is a read-only replica: after a failover it will settle, else name the primary",
+    "LOADING": "it is loading its data; try again once it has finished",
+    "READONLY": "it is a read-only replica: wait if there was a failover, else name the primary",
     "CLUSTERDOWN": "the cluster is down: some of its slots have no node",
     "MASTERDOWN": "its link to the primary is down",
     "TRYAGAIN": "slots are moving between its nodes",
-    "MISCONF": "it cannot save to disk and takes no writes: look at its log",
-    "NOREPLICAS": "it has too few replicas to take writes (min-replicas-to-write)",
-    "BUSY": "a script occupies it",
+    "MISCONF": "it can't save to disk, so it refuses writes: look at its log",
+    "NOREPLICAS": "it has too few replicas to accept writes (min-replicas-to-write)",
+    "BUSY": "it is busy with a script",
     "max number of clients": "no connection is left: raise maxclients or lower max_connections",
 }  # fmt: skip
 _CLASSES: dict[type[Exception], str] = {
@@ -38,11 +38,11 @@ _COMMAND = re.compile(r"run the '([a-z|]+)")
 
 
 ERRORS = (driver.RedisError, driver.RedisClusterException, OSError)
-"""What redis-py raises."""
+"""Errors that redis-py raises."""
 
 
 def is_denied(exc: Exception) -> bool:
-    """Return whether one of redis-py's errors reports a missing right."""
+    """Return whether one of redis-py's errors reports a missing permission."""
     return _NO_RIGHT.search(str(exc)) is not None
 
 
@@ -50,24 +50,24 @@ def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreEr
     """Return the StoreError for one of redis-py's errors.
 
     Args:
-        commands: of the script that failed: some servers don't say which one was denied.
+        commands: commands of the script that failed; some servers don't say which was denied.
     """
     said = " ".join(str(exc).split())[:500]
     causes = _with_causes(exc)
     if any(isinstance(cause, _DENIED) for cause in causes):
         return StoreError(
-            f"{url} refuses this client ({said}): check user name, password, and rights (ACL)",
+            f"{url} refuses this client ({said}): check user name, password, and permissions (ACL)",
             store=url,
         )
     if any(map(is_denied, causes)):
         return StoreError(
             f"{url} refuses this client ({said}): {_missing(said, commands)}; "
-            "docs/how-to/redis.md lists all rights (ACL)",
+            "docs/how-to/redis.md lists all permissions (ACL)",
             store=url,
         )
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return StoreError(
-            f"{url} shows a certificate that is not trusted ({said}): check ssl_ca_certs",
+            f"{url} has a certificate that isn't trusted ({said}): check ssl_ca_certs",
             store=url,
         )
     for kind, word in _CLASSES.items():
@@ -75,7 +75,7 @@ def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreEr
             return StoreUnavailable(
                 f"{url} temporarily refuses requests: {_PASSING[word]} ({said})", store=url
             )
-    if "Too many connections" in said:  # the driver's pool; it has no class before 5.3
+    if "Too many connections" in said:  # raised by the driver's pool; no error class before 5.3
         return StoreUnavailable(
             f"all connections to {url} are in use: raise max_connections", store=url
         )
@@ -99,7 +99,7 @@ def _missing(said: str, commands: Sequence[str]) -> str:
     if "access" in said:
         return "grant its user all keys that start with the store's prefix"
     some = " ".join(f"+{command.lower()}" for command in commands)
-    return f"its user lacks one of these rights: {some}" if some else "grant the missing right"
+    return f"its user lacks one of these permissions: {some}" if some else "grant the permission"
 
 
 def _with_causes(exc: Exception) -> list[Exception]:

@@ -18,30 +18,30 @@ from offload.stores.protocols import Parts
 
 Command = Sequence[Any]
 Packer = PythonRespSerializer
-"""The class that packs commands where hiredis doesn't. It has `pack` and `encode`."""
+"""redis-py's class that packs commands unless hiredis does; it has `pack` and `encode`."""
 pack_in_c: Callable[[Command], bytes] | None = getattr(hiredis, "pack_command", None)
-"""hiredis's function that packs a tuple of texts, numbers, and bytes; None before hiredis 2.1."""
+"""hiredis's function that packs a tuple of strings, numbers, and bytes; None before hiredis 2.1."""
 
-# Before 5.3, the pool required the command; later versions warn about it.
+# Before 5.3, the pool required the command as an argument; later versions warn about it.
 _COMMAND = ("_",) if tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) else ()
 
 UNLIMITED = 1 << 31
-"""``max_connections`` of a pool without a limit. Since redis-py 8, its default is 100."""
+"""``max_connections`` for a pool without a limit. Since redis-py 8, the default is 100."""
 
-_REFUSES = 1.0  # seconds for a server to refuse a string by its length
+_REFUSES = 1.0  # seconds to wait for a server to refuse a string because of its length
 
 
 def database_of(client: Any) -> int:
-    """Return the number of the database that a client's connections select."""
+    """Return the number of the database that a client uses."""
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 
 class Pool(ConnectionPool):
-    """redis-py's pool, from which one idle connection is kept at hand.
+    """redis-py's connection pool, with one idle connection kept at hand.
 
-    That spares most of what lending takes: sets, locks, events, and measurements, a fifth of the
-    time of a short command. A pool that renews its connections' passwords when they return lends
-    as ever.
+    This avoids most of the overhead of lending a connection (sets, locks, events, and metrics),
+    which is a fifth of the time of a short command. A pool that renews passwords when connections
+    return doesn't keep one.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -50,7 +50,7 @@ class Pool(ConnectionPool):
         self._spare: list[Any] = []
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
-        """Lend a connection to redis-py's own calls, the spare one first."""
+        """Lend a connection to redis-py's own calls; the spare one first."""
         with suppress(IndexError):
             self.release(self._spare.pop())
         return super().get_connection(*args, **options)
@@ -58,11 +58,11 @@ class Pool(ConnectionPool):
     def borrow(self) -> Any:
         """Return a connection that is ready for a command."""
         try:
-            connection = self._spare.pop()  # atomic: no other thread gets it
+            connection = self._spare.pop()  # atomic, so no other thread gets it
         except IndexError:
             return self.get_connection(*_COMMAND)
         try:
-            # As `get_connection` finds out, in fewer calls. A parser that was disconnected raises.
+            # The checks of `get_connection`, with fewer calls. A disconnected parser raises.
             if not connection._parser.can_read(0):
                 return connection
         except (RedisError, OSError):
@@ -75,7 +75,7 @@ class Pool(ConnectionPool):
         return self.get_connection(*_COMMAND)
 
     def give_back(self, connection: Any) -> None:
-        """Take back what `borrow` returned, with nothing left to read."""
+        """Return a connection from `borrow`, with nothing left to read."""
         if self._may_spare and not self._spare:
             self._spare.append(connection)
         else:
@@ -83,8 +83,9 @@ class Pool(ConnectionPool):
 
 
 def has_spare(pool: Any) -> bool:
-    """Return whether a pool has an idle connection and is mostly unused, so that one may be
-    borrowed for longer than a command.
+    """Return whether a connection may be borrowed for longer than a command.
+
+    It may if the pool has an idle one and most of its limit is unused.
     """
     used, idle = (getattr(pool, f"_{kind}_connections", None) for kind in ("in_use", "available"))
     return bool(idle) and used is not None and len(used) < pool.max_connections // 4
@@ -101,10 +102,10 @@ def send(pool: Any, commands: Sequence[Command]) -> Callable[..., list[Any]]:
     when something else interrupts it half way (as Celery's soft time limit does), and the
     next call would take them for its own. Here such a connection is closed.
     """
-    own = pool if hasattr(pool, "borrow") else None  # isinstance takes long for abstract classes
+    own = pool if hasattr(pool, "borrow") else None  # isinstance is slow for abstract classes
     connection = pool.get_connection(*_COMMAND) if own is None else own.borrow()
     try:
-        if len(commands) == 1:  # spares joining what is joined
+        if len(commands) == 1:  # a single command is already joined
             packed = connection.pack_command(*commands[0])
         else:
             packed = connection.pack_commands(commands)
@@ -138,9 +139,10 @@ def send(pool: Any, commands: Sequence[Command]) -> Callable[..., list[Any]]:
 
 
 def refusal(pool: Any, length: int) -> str | None:
-    """Return the server's reply to the announced length of a string, in bytes, if it sends one.
+    """Announce a string of *length* bytes, and return the server's error if it refuses; else None.
 
-    It breaks the connection while the string is still being sent, so its answer is lost then.
+    A server that refuses a string breaks the connection while it is being sent, which loses the
+    error.
     """
     with suppress(RedisError, OSError):
         connection = pool.get_connection(*_COMMAND)

@@ -17,9 +17,9 @@ from offload.stores.redis.client import RedisClient, script
 from offload.stores.sums import FIELDS, KEPT, SPANS, BatchSource, CounterBatch, Span
 
 REMEMBER = 86_400_000
-"""Milliseconds for which an ended lease keeps its last fencing number: longer than any step of
-the server's clock backwards."""
-_TIME = "return redis.call('TIME')"  # as a script, it is asked of the server that has the key
+"""Milliseconds to keep the last fencing number of a lease that has ended: longer than the server's
+clock is ever set back."""
+_TIME = "return redis.call('TIME')"  # a script runs on the server that has the key
 
 
 class RedisStore:
@@ -76,13 +76,13 @@ class RedisPointers:
                     yield check_name(key[len(self._prefix) :])
 
 
-_NOTICE = 1000  # milliseconds for which a release can wake a client that starts to wait
-_BLOCK = 2.0  # seconds that a connection waits at most, less than any sensible socket timeout
-_LEAST = 0.01  # seconds; Redis before 7 takes less than a millisecond for no limit
+_NOTICE = 1000  # milliseconds during which a release can wake a client that starts to wait
+_BLOCK = 2.0  # maximum seconds of a blocking command: less than any sensible socket timeout
+_LEAST = 0.01  # seconds; Redis before 7 treats less than a millisecond as no limit
 
 
 class RedisLeases:
-    """Leases by the server's clock. A release wakes a client that waits for it."""
+    """Leases by the server's clock. A release wakes a waiting client."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -91,7 +91,7 @@ class RedisLeases:
 
     @property
     def can_claim(self) -> bool:
-        """Whether a script may have a lease and a pointer: not in a Cluster."""
+        """Whether a script may use a lease and a pointer, which a Cluster doesn't allow."""
         return self._client.many_keys
 
     def claim(self, name: str, owner: str, ttl: float) -> Callable[[], Claim]:
@@ -158,7 +158,7 @@ class RedisLeases:
             try:
                 if self._client.wait_for(key, max(min(left, _BLOCK), _LEAST)):
                     return
-            except StoreUnavailable:  # the caller's next call raises it if it lasts
+            except StoreUnavailable:  # if it persists, the caller's next call raises it
                 time.sleep(max(deadline - time.monotonic(), 0))
 
     def notify(self, name: str) -> None:
@@ -176,15 +176,16 @@ class RedisLeases:
 
 
 class RedisSums:
-    """Numbers that the server adds, by a script: a hash for the total, and one for each minute,
-    hour, and day.
+    """Numbers that a script on the server adds.
+
+    A hash has the total, and others have each minute, hour, and day.
     """
 
     piggybacks = True
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        # In a Cluster the part in braces chooses the slot.
+        # In a Cluster, the part in braces determines the slot.
         self._key = f"{client.prefix}:{{stats}}"
 
     def piggyback(self, source: BatchSource) -> None:
@@ -194,10 +195,10 @@ class RedisSums:
         self._client.run_script(script("count"), [((self._key,), self._arguments(batch))])
 
     def end(self) -> None:
-        """Do nothing: everything has been written."""
+        """Do nothing, because everything has been written."""
 
     def _command(self, batch: CounterBatch) -> tuple[str | int, ...]:
-        """Return the command that adds *batch*, to a server that may not know the script."""
+        """Return the command that adds *batch*, for a server that may not know the script."""
         return ("EVAL", script("count").text, 1, self._key, *self._arguments(batch))
 
     @staticmethod
@@ -209,7 +210,7 @@ class RedisSums:
         return _amounts(self._client.run([("HGETALL", self._key)])[0])
 
     def series(self, span: Span, since: float | None = None) -> dict[int, dict[str, int]]:
-        # Keys are computed from the server's time; a search would scan all keys.
+        # Compute the keys from the server's time: searching them would scan all keys.
         [(now, _)] = self._client.run([("EVAL", _TIME, 1, self._key)])
         seconds = SPANS[span]
         last = int(now) // seconds
@@ -229,7 +230,7 @@ def _flat(amounts: Mapping[str, int]) -> list[str | int]:
 
 
 def _amounts(answer: object) -> dict[str, int]:
-    """Return a hash, without values that are not numbers (others wrote them)."""
+    """Return a hash's numbers, ignoring other values, which offload didn't write."""
     pairs = answer.items() if isinstance(answer, dict) else _pairs(answer)
     found: dict[str, int] = {}
     for name, amount in pairs:

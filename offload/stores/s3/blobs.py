@@ -1,4 +1,4 @@
-"""Blobs in S3: one object per blob, whose metadata has its life. See `offload.stores.s3`."""
+"""Blobs in S3: one object per blob, with its life in metadata. See `offload.stores.s3`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from offload.stores.s3.client import GONE_OR_CHANGED, Body, Conditions, Response
 from offload.stores.s3.driver_errors import driver_errors
 
 NONCE = 16
-"""Random bytes that follow a blob, so that no two writes of it have the same ETag."""
+"""Number of random bytes after a blob, so that no two writes of it have the same ETag."""
 LARGEST = 5 << 30
-"""Bytes that S3 accepts, and copies, in one request."""
+"""Maximum bytes that S3 accepts, and copies, in one request."""
 DELETES = 1000
-"""Objects that one request deletes."""
+"""Maximum number of objects that one request deletes."""
 _TURNS = 20
 _TTL, _BEFORE, _ASKED = "offload-ttl", "offload-before", "offload-asked"
-_CANDIDATES = 50_000  # blobs of which a sweep asks at once whether something names them
+_CANDIDATES = 50_000  # blobs to check in one call whether something names them
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class Life:
     """State of a blob according to a response.
 
     Attributes:
-        size: bytes of the object; None if the response doesn't say.
-        now: when the response was sent.
+        size: bytes of the object; None if the response doesn't include it.
+        etag: the object's ETag.
+        now: when the response was sent, in seconds since 1970.
         modified: when the object was written, or copied onto itself.
-        ends: when the blob expires. An object without this (not written by offload)
-            lives forever.
-        asked: when the longest time that was asked for is over: the same as `ends`, unless the
-            blob was held `FOREVER`. A sweep then deletes it if nothing names it.
-        is_kept: whether it was.
+        ends: when the blob expires, in seconds since 1970; infinite for an object without metadata,
+            which offload didn't write.
+        asked: the end of the longest time requested: the same as `ends`, unless the blob was held
+            `FOREVER`. After that, a sweep deletes it if nothing names it.
+        is_kept: whether it was held `FOREVER`.
     """
 
     size: int | None
@@ -66,7 +67,7 @@ class Life:
 
     @property
     def can_extend(self) -> bool:
-        """Whether no sweep may be about to delete it."""
+        """Whether it is certain that no sweep is about to delete it."""
         return self.now < self.asked
 
 
@@ -115,10 +116,10 @@ class S3Blobs(ExpiringBlobs):
     def sweep(
         self, known: Known | None = None, named: Named | None = None, *, dry_run: bool
     ) -> Iterator[SweepItem]:
-        """Delete expired blobs, unless *dry_run*, and yield them; leave those *known*.
+        """Delete expired blobs, unless *dry_run*, and yield them; skip those that are *known*.
 
-        Given *named*, also delete blobs that were held `FOREVER` and aren't named. The server
-        must support conditional deletes: see `Conditions.require_deletes`.
+        If *named* is given, also delete blobs that were held `FOREVER` and aren't named. The server
+        must support conditional deletes; see `Conditions.require_deletes`.
         """
         kept: dict[Digest, Life] = {}
 
@@ -133,7 +134,7 @@ class S3Blobs(ExpiringBlobs):
             yield from unnamed()
 
         def unnamed() -> Iterator[tuple[Digest, Life]]:
-            # In this order: who names one of these from now on has stored it again before.
+            # The order matters: a writer that names one of these from now on has stored it again.
             stay = named(kept.keys()) if named is not None and kept else ()
             found = [(digest, life) for digest, life in kept.items() if digest not in stay]
             kept.clear()
@@ -179,11 +180,11 @@ class S3Blobs(ExpiringBlobs):
     # -- lives
 
     def life(self, ttl: float) -> float:
-        """Return the seconds of life written for a blob that is asked for for *ttl* seconds."""
+        """Return the life in seconds to write for a blob that is requested for *ttl* seconds."""
         return self._promise(ttl) + self._skew
 
     def _promise(self, ttl: float) -> float:
-        """Return the seconds for which such a blob is sure to exist."""
+        """Return the seconds for which such a blob certainly exists."""
         return check_ttl(check_ttl(ttl) * (1 + self._ahead))
 
     def _lasts(self, life: Life, ttl: float) -> bool:
@@ -192,7 +193,7 @@ class S3Blobs(ExpiringBlobs):
         return life.asked >= life.now + check_ttl(ttl) + self._skew
 
     def _metadata(self, ttl: float, old: Life | None) -> dict[str, str]:
-        """Return the metadata of a blob asked for for *ttl* seconds; no life gets shorter."""
+        """Return metadata for a blob requested for *ttl* seconds, without shortening its life."""
         asked = self.life(self._unnamed if ttl == FOREVER else ttl)
         if old is not None:
             asked = max(asked, old.asked - old.now)
@@ -204,7 +205,7 @@ class S3Blobs(ExpiringBlobs):
         return self._extend(digest, ttl) is not None
 
     def _extend(self, digest: Digest, ttl: float) -> float | None:
-        """Keep a blob at least *ttl* seconds; return how long it is kept, None if missing."""
+        """Keep a blob for at least *ttl* seconds; return how long it is kept, None if missing."""
         for _ in range(_TURNS):
             life = self.life_at(digest)
             if life is None or not life.is_live:
@@ -223,7 +224,7 @@ class S3Blobs(ExpiringBlobs):
     def _prolong(self, digest: Digest, life: Life, ttl: float) -> bool | None:
         """Copy a blob onto itself, with a longer life; return whether it exists.
 
-        None: it changed after *life* was read.
+        Return None if it changed after *life* was read.
         """
         # The condition has a resolution of a second: within the second of the last write, it
         # can't tell whether the object was written again.
@@ -249,8 +250,8 @@ class S3Blobs(ExpiringBlobs):
     def _rewrite(self, digest: Digest, life: Life, ttl: float) -> bool:
         """Store a blob's content again, with other random bytes; return False if it changed.
 
-        A sweep may have found that nothing names it, and be about to delete what has this ETag,
-        which a copy onto itself would keep.
+        A sweep may have found that nothing names it, and may be about to delete the version with
+        this ETag, which a copy onto itself would keep.
         """
         key = self._key(digest)
         status, answer = self._client.ask("get_object", GONE_OR_CHANGED, Key=key, IfMatch=life.etag)
@@ -281,7 +282,9 @@ class S3Blobs(ExpiringBlobs):
             ends = modified.timestamp() + float(metadata[_TTL])
             asked = modified.timestamp() + float(metadata[_ASKED]) if is_kept else ends
             if float(metadata.get(_BEFORE, math.inf)) <= modified.timestamp():
-                asked = -math.inf  # the copied blob had expired: see the package
+                asked = (
+                    -math.inf
+                )  # the copied blob had expired: see the package's docstring's docstring
                 ends = ends if is_kept else asked
         except (KeyError, ValueError):
             ends = asked = math.inf
@@ -297,8 +300,9 @@ class S3Blobs(ExpiringBlobs):
         )
 
     def _lives(self, known: Known | None = None) -> Iterator[tuple[Digest, Life]]:
-        """Yield the life of every blob but those *known*, by one request each: a list doesn't
-        show metadata.
+        """Yield the life of every blob that isn't *known*.
+
+        Takes one request per blob, because listings don't include metadata.
         """
         for page in self._client.pages("blobs"):
             found = _digests(page)
@@ -315,16 +319,16 @@ class S3Blobs(ExpiringBlobs):
     def _store(
         self, blobs: Mapping[Digest, Parts], ttl: float, *, replace: bool
     ) -> dict[Digest, float]:
-        """Store blobs; return for how many seconds each is sure to exist.
+        """Store blobs; return for how many seconds each certainly exists.
 
-        *replace* replaces every object that existed before, without shortening any life.
+        With *replace*, replace objects that already exist, without shortening their lives.
         """
         check_ttl(ttl)
         for digest, parts in blobs.items():
             if size_of(parts) + NONCE > LARGEST:
                 raise StoreError(
                     f"{digest} has {size_of(parts)} bytes; "
-                    f"{self._client.url} takes up to {LARGEST}",
+                    f"{self._client.url} accepts up to {LARGEST}",
                     digest=digest,
                     store=self._client.url,
                 )
@@ -336,7 +340,7 @@ class S3Blobs(ExpiringBlobs):
     def _store_one(
         self, digest: Digest, parts: Parts, ttl: float, *, replace: bool
     ) -> tuple[float, bool]:
-        """Return for how many seconds the blob is sure to exist, and whether this stored it."""
+        """Return for how many seconds the blob certainly exists, and whether this stored it."""
         key = self._key(digest)
         body = body_of([*parts, os.urandom(NONCE)])
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
@@ -347,15 +351,15 @@ class S3Blobs(ExpiringBlobs):
             )
             if status == 200:
                 return float(metadata.get(_ASKED, metadata[_TTL])) - self._skew, True
-            # The object exists: others stored it, or this call did and the answer was lost; or
-            # it is an expired blob.
+            # The object exists. Another client stored it, or this call did and the response was
+            # lost, or the blob has expired.
             life = self.life_at(digest)
             if life is None:
                 condition = {"IfNoneMatch": "*"}
             elif replace or not life.can_extend:
                 condition = {"IfMatch": life.etag}
                 metadata = self._metadata(ttl, life)
-                replace = False  # if it changes now, others have written it again
+                replace = False  # if it changes now, another client has written it again
             elif self._lasts(life, ttl) or self._prolong(digest, life, ttl):
                 return check_ttl(ttl), False
             if isinstance(body, Body):
@@ -367,13 +371,13 @@ class S3Blobs(ExpiringBlobs):
         status, answer = self._client.ask("get_object", (404,), Key=self._key(digest))
         if status == 200:
             life = self._parse(answer)
-            # Closing a body before its end closes the connection.
+            # Closing a body before reading all of it closes the connection.
             with closing(answer["Body"]) as body, driver_errors(url):
                 if life.is_live:
                     most = limit + NONCE
                     size = most + 1 if life.size is None else life.size
                     content: bytes = body.read() if size <= most else b""
-                    if life.size is None:  # a server that sends chunks doesn't say
+                    if life.size is None:  # unknown if the server sends chunks
                         content = body.read(size)
                         size = len(content)
                     if size > most:
@@ -383,7 +387,7 @@ class S3Blobs(ExpiringBlobs):
 
     def _peek_one(self, digest: Digest, size: int) -> BlobPeek | None:
         key = self._key(digest)
-        # An object is never empty (see NONCE), so a range of it is never refused.
+        # An object is never empty (see NONCE), so requesting a range never fails.
         status, answer = self._client.ask(
             "get_object", (404,), Key=key, Range=f"bytes=0-{max(size, 1) - 1}"
         )
@@ -423,7 +427,7 @@ def _digests(page: Iterable[Mapping[str, Any]]) -> list[Digest]:
 
 
 def _whole_size(answer: Response) -> int | None:
-    """Return the size of an object of which a range was asked for."""
+    """Return the full size of an object from the response to a range request."""
     total = str(answer.get("ContentRange", "")).rpartition("/")[2]
     size = int(total) if total.isdigit() else answer.get("ContentLength")
     return None if size is None else int(size)

@@ -1,6 +1,6 @@
-"""botocore: partly documented parameters and events of its clients.
+"""Partly documented parameters and events of botocore's clients.
 
-`tests/stores/test_botocore_internals.py` checks that against the installed botocore.
+`tests/stores/test_botocore_internals.py` checks them against the installed botocore.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from botocore.session import get_session
 
 
 def botocore_session() -> Any:
-    """Return a new session, which shares only the data in botocore's files.
+    """Return a new session that shares only the data of botocore's files.
 
-    Sessions are not made for several threads. Reading these files takes 70 ms of 80.
+    Sessions aren't thread-safe, and reading these files takes 70 of the 80 ms to create one.
     """
     session = get_session()
     session.register_component("data_loader", _loader())
@@ -28,8 +28,9 @@ def _loader() -> Any:
 
 
 def handle_before_call(client: Any, handler: Any, operation: str = "") -> None:
-    """Have *handler* called with each request's ``params`` after botocore's own handlers.
+    """Call *handler* with each request's ``params``, after botocore's own handlers.
 
-    *operation*: only with those of ``.DeleteObjects``, for example.
+    Args:
+        operation: restricts it to requests of one kind, such as ``.DeleteObjects``.
     """
     client.meta.events.register_last(f"before-call.s3{operation}", handler)

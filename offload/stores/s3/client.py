@@ -1,7 +1,6 @@
-"""Requests to one S3 bucket, through boto3 clients and threads per process.
+"""Requests to one S3 bucket, through boto3 clients and threads of each process.
 
-Besides the client: the body of an upload, the server's clock, and the conditions that the
-server supports.
+Also the body of an upload, the server's clock, and the conditions that the server supports.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from offload.stores.processes import PerProcess, Threads
 from offload.stores.protocols import Parts, SweepItem, size_of
 from offload.stores.s3.driver_errors import check_answer, driver_errors, server_time, status_of
 
-Client = Any  # boto3 makes its classes at run time
+Client = Any  # boto3 creates its classes at run time
 Response = Mapping[str, Any]
 
 GONE_OR_CHANGED = (404, 409, 412)
-"""Statuses of a condition that doesn't hold: for ``If-Match`` without an object moto answers 404
-and SeaweedFS 412; S3 answers 409 to concurrent conditional writes."""
+"""HTTP statuses of a failed condition. For ``If-Match`` on a missing object, moto returns 404 and
+SeaweedFS 412. S3 returns 409 for concurrent conditional writes."""
 PROBE = re.compile(r"[0-9a-f]{32}", re.ASCII)
-"""Names of objects that conditions are tried on."""
-_PROBES = "probe"  # their folder
-_PROBE_AGE = 3600.0  # seconds after which a probe was left by a killed process
+"""Pattern of the names of objects on which conditions are tested."""
+_PROBES = "probe"  # the folder of these
+_PROBE_AGE = 3600.0  # seconds after which a probe must be a killed process's
 _OTHER_ETAG = '"00000000000000000000000000000000"'
 _SMALL = 64 << 10
-"""Bytes up to which a body is joined: it then goes out together with the head."""
+"""Maximum bytes of a body that is joined, so that it is sent together with the head."""
 _PIECE = 1 << 20
-"""Bytes sent by one call, each with the socket's timeout for itself."""
+"""Bytes to send per call; the socket's timeout applies to each call."""
 
 
 class S3Client:
@@ -43,15 +42,16 @@ class S3Client:
 
     Args:
         connect: creates a boto3 client, which is safe among threads but not across forks. With
-            *records* (pointers and leases, whose content has no digest), the client signs
-            everything and retries nothing.
-        url: for errors and operators; without credentials.
-        prefix: of all keys; empty for the bucket's top.
-        threads: requests at once in each process.
-        common: arguments of every request.
-        writing: arguments of every request that writes an object.
-        clock: returns seconds since 1970; replaces the Date of the server's answers (for tests).
-        sleep: waits so many seconds.
+            *records* (pointers and leases, whose content has no digest), the client must sign
+            everything and retry nothing.
+        bucket: the bucket's name.
+        url: the store's URL without credentials, for errors and operators.
+        prefix: prefix of all keys; "" for the bucket's root.
+        threads: number of parallel requests in each process.
+        common: arguments of all requests.
+        writing: arguments of all requests that write an object.
+        clock: returns seconds since 1970; replaces the Date of the server's responses, in tests.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class S3Client:
         records: bool = False,
         **arguments: Any,
     ) -> tuple[int, Response]:
-        """Make one request; return the HTTP status and boto3's parsed answer.
+        """Make one request; return the HTTP status and boto3's parsed response.
 
-        Another status than success raises StoreError unless it is *accepted*. (A missing bucket
-        always raises, if the server reports it.)
+        Raises StoreError for an error status that isn't in *accepted*, and for a missing bucket if
+        the server reports that.
         """
         if operation in ("put_object", "copy_object"):
             arguments = {**self._writing, **arguments}
@@ -106,7 +106,7 @@ class S3Client:
                 status = response["ResponseMetadata"]["HTTPStatusCode"]
             except ClientError as exc:
                 response, status = exc.response, status_of(exc)
-                if operation != "head_object":  # whose errors have only a status
+                if operation != "head_object":  # its errors have only a status
                     check_answer(response, self.url)
                 wanted = status in accepted and response["Error"].get("Code") != "NoSuchBucket"
                 if not wanted:
@@ -114,12 +114,12 @@ class S3Client:
             else:
                 check_answer(response, self.url)
         if records and self._clock is None:
-            # These aren't retried, so it is certain when the request was sent.
+            # boto3 doesn't retry these, so the time of sending is known.
             self._server_clock.learn(self.now(response), sent, time.monotonic())
         return status, response
 
     def pages(self, folder: str, prefix: str = "") -> Iterator[list[dict[str, Any]]]:
-        """Yield the listed objects of a folder with this prefix, up to 1000 at a time."""
+        """Yield the listing of a folder's objects with this prefix, up to 1000 at a time."""
         more: dict[str, Any] = {}
         while True:
             path = f"{self.prefix}{folder}/{prefix}"
@@ -130,7 +130,7 @@ class S3Client:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def aged(self, folder: str, age: float) -> Iterator[dict[str, Any]]:
-        """Yield the listed objects of a folder that were last written over *age* seconds ago."""
+        """Yield the listing of a folder's objects that were written over *age* seconds ago."""
         path = f"{self.prefix}{folder}/"
         _, answer = self.ask("list_objects_v2", Prefix=path, MaxKeys=1)
         latest = self.now(answer) - age
@@ -145,7 +145,7 @@ class S3Client:
         return time.time() if dated is None else dated
 
     def bounds(self) -> tuple[float, float]:
-        """Return the earliest and latest possible server's time, after a request for a record."""
+        """Return bounds of the server's current time, after a request for a record."""
         if self._clock is not None:
             return self._clock(), self._clock()
         return self._server_clock.bounds()
@@ -153,7 +153,7 @@ class S3Client:
     # -- life
 
     def close(self) -> None:
-        """Close this process's connections and end its threads; the next call opens new ones."""
+        """Close this process's connections and stop its threads; the next call opens new ones."""
         self.threads.close()
         for clients in (self._clients, self._record_clients):
             client = clients.take()
@@ -162,35 +162,36 @@ class S3Client:
 
 
 class ServerClock:
-    """Bounds of the server's time, from the dates of its answers, which are whole seconds.
+    """Bounds of the server's time, from the dates of its responses, which are whole seconds.
 
-    An answer was made between its request's sending and its arrival, and within the second of
-    its date. Each answer narrows the offset from this host's monotonic clock. One that
-    contradicts the earlier ones resets the bounds: the server's clock was set.
+    The server created a response after the request was sent, before the response arrived, and
+    within the second of its date. So each response narrows the bounds of the offset from this
+    host's monotonic clock. A response that contradicts earlier ones resets the bounds, because the
+    server's clock was changed.
     """
 
     def __init__(self) -> None:
-        self._ahead = (-math.inf, math.inf)  # of this host's clock, at least and at most
+        self._ahead = (-math.inf, math.inf)  # bounds of the offset from this host's clock, seconds
 
     def learn(self, date: float, sent: float, received: float) -> None:
-        """Add an answer's *date*; *sent* and *received* are by `time.monotonic`."""
+        """Learn from a response's *date*; *sent* and *received* are by `time.monotonic`."""
         low, high = date - received, date + 1 - sent
-        # One assignment, so that threads need no lock; an answer may be lost.
+        # A single assignment needs no lock; at worst, what another thread learned is lost.
         known = max(low, self._ahead[0]), min(high, self._ahead[1])
         self._ahead = known if known[0] <= known[1] else (low, high)
 
     def bounds(self) -> tuple[float, float]:
-        """Return the earliest and latest possible time now, in seconds since 1970."""
+        """Return the earliest and latest possible current time, in seconds since 1970."""
         now = time.monotonic()
         low, high = self._ahead
         return now + low, now + high
 
 
 class Conditions:
-    """Whether the server supports conditional requests; tried once in each process.
+    """Checks whether the server supports conditional requests, once in each process.
 
-    A server that ignores conditions answers as if they held, so they are tried on an object of
-    the store's own.
+    A server that ignores conditions responds as if they were met, so they are tested on a separate
+    object.
     """
 
     def __init__(self, client: S3Client) -> None:
@@ -202,8 +203,8 @@ class Conditions:
         if not self._known("put"):
             raise ConfigurationError(
                 f"{self._client.url} ignores conditions (If-None-Match, If-Match) on writes, so "
-                "processes could overwrite each other's pointers and leases: put a store before "
-                "it that keeps them, or update the server",
+                "processes could overwrite each other's pointers and leases: put a store with "
+                "pointers before it, or update the server",
                 store=self._client.url,
             )
 
@@ -211,8 +212,8 @@ class Conditions:
         """Raise ConfigurationError if DELETE ignores conditions."""
         if not self._known("delete"):
             raise ConfigurationError(
-                f"{self._client.url} ignores If-Match on deletions, so a sweep could remove what "
-                "was stored again meanwhile: give the bucket a lifecycle rule instead",
+                f"{self._client.url} ignores If-Match on deletions, so a sweep could delete blobs "
+                "that were stored again meanwhile: give the bucket a lifecycle rule instead",
                 store=self._client.url,
             )
 
@@ -220,7 +221,7 @@ class Conditions:
         """Delete probes that killed processes left, unless *dry_run*; yield them."""
         for entry in self._client.aged(_PROBES, _PROBE_AGE):
             if not PROBE.fullmatch(entry["Key"].rpartition("/")[2]):
-                continue  # others put it there
+                continue  # not an object of the store
             if not dry_run:
                 self._client.ask("delete_object", (404,), records=True, Key=entry["Key"])
             name = entry["Key"][len(self._client.prefix) :]
@@ -259,14 +260,14 @@ class Conditions:
 
 
 class Body:
-    """A file object for botocore, over buffers that aren't copied.
+    """A file object for botocore that reads from buffers without copying them.
 
-    botocore asks a file for its size, rewinds it to send it again, and otherwise passes it to
+    botocore determines a file's size, rewinds it to send it again, and otherwise passes it to
     urllib3, which sends what `read` returns. Neither checks the length of a piece, so `read`
-    returns a large view, whatever size they ask for.
+    returns a large view, no matter what size they request.
 
-    It is sent once the server agrees (``Expect: 100-continue``). That costs a round trip, but
-    lets a server refuse before megabytes are sent: otherwise, a server that answers early and
+    The body is sent once the server agrees (``Expect: 100-continue``). That costs a round trip, but
+    lets the server refuse before megabytes are sent. Otherwise, a server that refuses early and
     closes the connection would seem unavailable.
     """
 
@@ -299,20 +300,20 @@ class Body:
                     self._next = number
                     return offset
                 at += len(piece)
-        raise OSError(f"a blob's body goes only back to the start of a piece, not to {offset}")
+        raise OSError(f"a blob's body can only seek to the start of a piece, not to {offset}")
 
 
 def body_of(parts: Parts) -> Body | bytes:
-    """Return *parts* in the form that botocore sends fastest."""
+    """Return *parts* in the form that botocore sends the fastest."""
     return b"".join(parts) if size_of(parts) <= _SMALL else Body(parts)
 
 
 def send_at_once(params: dict[str, Any], **_: Any) -> None:
     """Send a small body without ``Expect: 100-continue``; handles ``before-call.s3``.
 
-    botocore sends that header with every body. Besides the round trip, versions before August
-    2026 misread the next answer on a connection if a server answered at once, as it may for an
-    empty body: https://github.com/boto/botocore/issues/3755
+    botocore sends that header with every body, which costs a round trip. Besides, versions before
+    August 2026 misread the next response on a connection if the server responds at once, as it may
+    to an empty body: https://github.com/boto/botocore/issues/3755
     """
     if not isinstance(params.get("body"), Body):
         params["headers"].pop("Expect", None)

@@ -1,4 +1,4 @@
-"""Open S3 from a URL. Importing this module needs no boto3; opening a store does."""
+"""Open S3 from a URL. Opening a store needs boto3; importing this module doesn't."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _PREFIX = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
 def open_s3(url: StoreURL) -> S3Store:
     """Open ``s3://bucket/prefix``. All keys start with the prefix, if there is one.
 
-    boto3 finds credentials: environment, profile, SSO, the machine's role. For another server,
-    they can also be in the URL: ``s3://key:secret@bucket/prefix``.
+    boto3 finds credentials in the environment, a profile, SSO, or the machine's role. For other
+    servers, they can also be in the URL: ``s3://key:secret@bucket/prefix``.
 
-    Options:
+    Options, with defaults:
 
     - ``endpoint_url`` of a server other than AWS, and ``addressing_style``: ``path``,
-      ``virtual``, or ``auto`` (default: ``path`` with an endpoint_url);
+      ``virtual``, or ``auto`` (default: ``path`` if there is an endpoint_url);
     - ``region``; ``profile``; ``bucket_owner``, an account that the bucket must belong to;
     - ``sse``: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``, with ``sse_kms_key_id`` and
       ``sse_bucket_key``;
-    - ``ssl_ca_certs``: a file of the authorities to trust;
-    - ``sign_payload`` (false): whether requests that upload a blob sign its bytes as well,
-      at the cost of hashing them. Readers verify a blob's content anyway. Pointers and leases
-      are always signed whole;
+    - ``ssl_ca_certs``: a file with the certificate authorities to trust;
+    - ``sign_payload`` (false): whether requests that upload a blob also sign its bytes, at the
+      cost of hashing them. Readers verify a blob's content anyway. Requests for pointers and
+      leases are always fully signed;
     - ``connect_timeout`` (5) and ``read_timeout`` (20) in seconds, the latter for any wait
       on the connection; ``max_attempts`` (2) of boto3 per attempt of offload;
-    - ``threads`` (16): requests at once in each process;
-    - ``skew`` (60) and ``unnamed`` (86400) in seconds, and ``ahead`` (1), see
+    - ``threads`` (16): number of parallel requests in each process;
+    - ``skew`` (60) and ``unnamed`` (86400) in seconds, and ``ahead`` (1): see
       `offload.stores.s3.store.S3Store`.
     """
     try:
@@ -61,7 +61,7 @@ def open_s3(url: StoreURL) -> S3Store:
         config={
             "connect_timeout": url.take("connect_timeout", seconds, 5.0),
             "read_timeout": url.take("read_timeout", seconds, 20.0),
-            # Callers send requests from threads of their own as well.
+            # Callers also send requests from their own threads.
             "max_pool_connections": 2 * threads,
         },
         style=url.take(
@@ -91,7 +91,7 @@ def open_s3(url: StoreURL) -> S3Store:
 
 
 class _Connect:
-    """Create boto3 clients from options of a URL."""
+    """Creates boto3 clients from a URL's options."""
 
     def __init__(
         self,
@@ -124,20 +124,20 @@ class _Connect:
                 "addressing_style": self._style,
                 "payload_signing_enabled": records or self._sign_payload,
             },
-            # Callers retry; boto3 retries once, so that one lost connection of many doesn't fail
-            # them all.
+            # Callers retry. boto3 also retries once, so that one lost connection doesn't fail all
+            # parallel requests.
             retries={"mode": "standard", "total_max_attempts": 1 if records else self._attempts},
             # A blob's digest is a better checksum than these.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            parameter_validation=False,  # it accepts no bodies but bytes
+            parameter_validation=False,  # it accepts only bytes as a body
             tcp_keepalive=True,
-            user_agent=f"Boto3/{boto3.__version__} offload",  # else computed for each request
+            user_agent=f"Boto3/{boto3.__version__} offload",  # by default, computed per request
         )
         session = Session(**self._session, botocore_session=botocore_session())
         client = session.client("s3", **self._client, config=config)
         handle_before_call(client, send_at_once)
-        # Some servers require it, as S3 did, and support no newer checksum.
+        # Some servers require this header, as S3 once did, and support no newer checksum.
         handle_before_call(client, _add_md5, ".DeleteObjects")
         return client
 
@@ -165,9 +165,9 @@ def _session_options(url: StoreURL) -> dict[str, Any]:
         "aws_secret_access_key": url.password,
     }
     if (url.username is None) != (url.password is None):
-        url.refuse("credentials are an access key and a secret key: s3://key:secret@bucket")
+        url.refuse("credentials need an access key and a secret key: s3://key:secret@bucket")
     if url.username and options["profile_name"]:
-        url.refuse("credentials stand in the URL or in a profile, not in both")
+        url.refuse("give credentials in the URL or by a profile, not both")
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -193,7 +193,7 @@ def _endpoint(value: Any) -> str:
     except ValueError:
         fine = False
     if not fine or parts.query or parts.fragment:
-        raise ValueError("a URL as https://host:port, without credentials")
+        raise ValueError("a URL such as https://host:port, without credentials")
     return str(value)
 
 
@@ -209,5 +209,5 @@ def _one_of(*words: str) -> Any:
 def _at_least_one(value: Any) -> int:
     number = count(value)
     if not number:
-        raise ValueError("a whole number from 1")
+        raise ValueError("a whole number of at least 1")
     return number

@@ -23,7 +23,7 @@ _RAISED = (
     HTTPError,
     OSError,
 )
-_SKEWED = 300.0  # seconds of difference that explain a refusal
+_SKEWED = 300.0  # seconds; a larger clock difference explains a refusal
 
 # Codes of temporary refusals.
 _PASSING = {
@@ -46,7 +46,7 @@ _LASTING = {
     "AccessDenied": "access is denied: the credentials need s3:GetObject, s3:PutObject, "
     "s3:DeleteObject, and s3:ListBucket on the bucket and prefix",
     "AllAccessDisabled": "all access to the bucket is disabled",
-    "InvalidAccessKeyId": "it does not know the access key: check the credentials",
+    "InvalidAccessKeyId": "it doesn't know the access key: check the credentials",
     "SignatureDoesNotMatch": "the signature is wrong: check the secret key, and the region",
     "ExpiredToken": "the session's token has expired: renew the credentials",
     "InvalidToken": "the session's token is wrong: renew the credentials",
@@ -56,8 +56,8 @@ _LASTING = {
     "IllegalLocationConstraintException": "the bucket is in another region: set region=…",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it (NTP)",
     "KMS.DisabledException": "the KMS key is disabled",
-    "NotImplemented": "the server does not know this kind of request",
-    "InvalidBucketName": "that is not the name of a bucket: correct the store's URL",
+    "NotImplemented": "the server doesn't support this kind of request",
+    "InvalidBucketName": "the bucket's name is invalid: correct the store's URL",
     "EntityTooLarge": "the blob is too large for one request: set chunk_size=… in the store's URL",
 }  # fmt: skip
 _BY_STATUS = {301: "PermanentRedirect", 413: "EntityTooLarge", 501: "NotImplemented"}
@@ -65,7 +65,7 @@ _BY_STATUS = {301: "PermanentRedirect", 413: "EntityTooLarge", 501: "NotImplemen
 
 @contextmanager
 def driver_errors(url: str) -> Iterator[None]:
-    """Raise errors of boto3 and its libraries in this block as a StoreError about *url*."""
+    """Convert errors of boto3 and its libraries in this block to a StoreError about *url*."""
     try:
         yield
     except _RAISED as exc:
@@ -79,8 +79,8 @@ def translate(exc: Exception, url: str) -> StoreError:
     said = " ".join(str(exc).split())[:500] or type(exc).__name__
     if isinstance(exc, driver.NoCredentialsError | driver.PartialCredentialsError):
         return StoreError(
-            f"{url}: no credentials were found ({said}): boto3 looks at the environment "
-            "(AWS_ACCESS_KEY_ID), profiles (profile=…) and the machine's role",
+            f"{url}: no credentials were found ({said}): boto3 looks in the environment "
+            "(AWS_ACCESS_KEY_ID), in profiles (profile=…), and for the machine's role",
             store=url,
         )
     if isinstance(exc, driver.ProfileNotFound | driver.UnknownCredentialError):
@@ -91,15 +91,15 @@ def translate(exc: Exception, url: str) -> StoreError:
         return StoreError(f"{url}: no region is known: set region=… in the store's URL", store=url)
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return StoreError(
-            f"{url} shows a certificate that is not trusted ({said}): check ssl_ca_certs=…",
+            f"{url} has a certificate that isn't trusted ({said}): check ssl_ca_certs=…",
             store=url,
         )
     if isinstance(exc, driver.ParamValidationError | ResponseParserError):
         return StoreError(
-            f"{url} does not respond as S3 does ({said}): check endpoint_url=…", store=url
+            f"{url} doesn't respond like S3 ({said}): check endpoint_url=…", store=url
         )
     if isinstance(exc, driver.IncompleteReadError | driver.ResponseStreamingError):
-        return StoreUnavailable(f"{url} cut a response short ({said})", store=url)
+        return StoreUnavailable(f"{url} sent an incomplete response ({said})", store=url)
     if isinstance(exc, driver.ReadTimeoutError):
         return StoreUnavailable(
             f"{url} is too slow ({said}): check the network, or raise read_timeout=…", store=url
@@ -112,14 +112,14 @@ def translate(exc: Exception, url: str) -> StoreError:
 
 
 def check_answer(response: Mapping[str, Any], url: str) -> None:
-    """Raise StoreError for a web page: a web server's 404 says nothing about a blob."""
+    """Raise StoreError if the response is a web page, whose 404 says nothing about a blob."""
     about = response.get("ResponseMetadata", {})
     status = about.get("HTTPStatusCode", 0)
     is_page = about.get("HTTPHeaders", {}).get("content-type", "").startswith("text/html")
-    # A proxy in front of S3 also sends a page if S3 is unavailable or a blob is too large.
+    # A proxy in front of S3 also sends a web page if S3 is unavailable or a blob is too large.
     if is_page and status not in (408, 413, 429) and (status < 500 or status == 501):
         raise StoreError(
-            f"{url} does not respond as S3 does ({status}, a web page): check endpoint_url=…",
+            f"{url} doesn't respond like S3 ({status}, a web page): check endpoint_url=…",
             store=url,
         )
 
@@ -130,7 +130,7 @@ def status_of(exc: driver.ClientError) -> int:
 
 
 def server_time(response: Mapping[str, Any]) -> float | None:
-    """Return the date of the server's answer in seconds since 1970; None if it has none."""
+    """Return the date of a response in seconds since 1970; None if it has none."""
     date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     try:
         return parsedate_to_datetime(date).timestamp()
@@ -149,7 +149,7 @@ def _refusal(exc: driver.ClientError, url: str) -> StoreError:
             f"{url} temporarily refuses requests: {meaning} ({what})", store=url
         )
     meaning = _LASTING.get(code) or _LASTING.get(_BY_STATUS.get(status, ""), "")
-    if not meaning and status == 403:  # the answer to HEAD has no body
+    if not meaning and status == 403:  # the response to HEAD has no body
         dated = server_time(exc.response)
         if dated is not None and abs(dated - time.time()) > _SKEWED:
             code = "RequestTimeTooSkewed"
@@ -157,11 +157,11 @@ def _refusal(exc: driver.ClientError, url: str) -> StoreError:
         else:
             code = "AccessDenied"
             meaning = (
-                f"{_LASTING[code]} (without s3:ListBucket it says so of every blob that is not "
-                "there); check also the secret key"
+                f"{_LASTING[code]} (without s3:ListBucket, it also denies access to every missing "
+                "blob); check the secret key, too"
             )
     if meaning:
         return StoreError(f"{url}: {meaning} ({what})", store=url)
     if status >= 500 or status in (408, 429):
-        return StoreUnavailable(f"{url} fails for now ({status} {what})", store=url)
+        return StoreUnavailable(f"{url} fails temporarily ({status} {what})", store=url)
     return StoreError(f"{url} refuses: {status} {what}", store=url)

@@ -34,26 +34,26 @@ from offload.stores.s3.driver_errors import driver_errors
 T = TypeVar("T")
 
 NONCE = 16
-"""Random bytes at the start of a record, so that no two writes have the same ETag."""
+"""Number of random bytes at the start of a record, so that no two writes have the same ETag."""
 _TURNS = 100
 _LEFT_BY_OTHERS = (".DS_Store", "._", ".nfs")
-"""Prefixes of operating systems' files, copied into buckets with folders; no record has them."""
+"""Prefixes of operating systems' files, which get into buckets with copied folders."""
 _LISTABLE = re.compile(r"[A-Za-z0-9._/:@+=-]*", re.ASCII)
 _UNSET, _SET = b"", b"\x01"  # first byte of a pointer's content
-_FOLDER = "stats"  # of small files
+_FOLDER = "stats"  # the folder of small files
 
 
 class S3Store:
     """A store in the bucket of *client*.
 
-    `offload.stores.s3.connect.open_s3` opens one; `offload.stores.s3` describes the objects
+    `offload.stores.s3.connect.open_s3` opens one; `offload.stores.s3` documents the objects
     and what the store relies on.
 
     Args:
-        skew: seconds by which the clocks of the servers behind one endpoint may differ, and
-            that a write may take; added to every life. At least 1, as S3 counts whole seconds.
-        ahead: extra share of life that is written.
-        unnamed: seconds within which something must name a blob that was held `FOREVER`.
+        skew: seconds by which the clocks of servers behind one endpoint may differ, and that a
+            write may take; added to every life. At least 1, because S3 counts whole seconds.
+        ahead: share by which lives are written longer than requested.
+        unnamed: seconds within which a blob that was held `FOREVER` must be named.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class S3Store:
         self.files = S3Files(client)
 
     def sweep(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[SweepItem]:
-        """Delete what expired, but not blobs *known* to a tier index, and yield it.
+        """Delete what has expired, except blobs *known* to a tier index; yield it.
 
         Raises ConfigurationError if the server ignores conditions on deletions.
         """
         return self._sweep(known, None, dry_run=dry_run)
 
     def sweep_unnamed(self, named: Named, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Sweep as `sweep` does, and also what was held `FOREVER` and isn't *named*."""
+        """Sweep like `sweep`, and also delete blobs held `FOREVER` that aren't *named*."""
         return self._sweep(None, named, dry_run=dry_run)
 
     def _sweep(
@@ -95,14 +95,14 @@ class S3Store:
         yield from self.conditions.sweep(dry_run=dry_run)
 
     def close(self) -> None:
-        """Close this process's connections and end its threads; the next call opens new ones."""
+        """Close this process's connections and stop its threads; the next call opens new ones."""
         self.client.close()
 
 
 class S3Records(Records):
-    """Named contents in one folder of the bucket, each an object that is replaced by ETag.
+    """Records in one folder of the bucket, each an object that is replaced by ETag.
 
-    A name's slashes are written ``!``: servers that store objects as files could not have
+    Slashes in names are written as ``!``, because servers that store objects as files can't have
     ``a`` beside ``a/b``.
     """
 
@@ -126,7 +126,7 @@ class S3Records(Records):
         for turn in range(_TURNS):
             seen = self._read(key)
             if written is not None and seen.content == written[0]:
-                return written[1]  # the answer was lost; the random bytes tell
+                return written[1]  # the random bytes are ours: only the response was lost
             if failed is not None:
                 raise failed
             content, result = decide(_without_nonce(seen))
@@ -153,7 +153,7 @@ class S3Records(Records):
         return (name for name, _ in self.entries(prefix))
 
     def entries(self, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the names with this prefix, and how their objects are listed."""
+        """Yield the names with this prefix, and the listings of their objects."""
         if not _LISTABLE.fullmatch(prefix):
             return
         for page in self._client.pages(self._folder, prefix.replace("/", "!")):
@@ -163,7 +163,7 @@ class S3Records(Records):
                     yield name, entry
 
     def sweep(self, is_over: Callable[[Record], bool], *, dry_run: bool) -> Iterator[str]:
-        """Delete the records that *is_over* and that are a day old, unless *dry_run*."""
+        """Delete records that are a day old and *is_over*, unless *dry_run*; yield their names."""
         for entry in self._client.aged(self._folder, REMEMBER):
             name = self._name(entry)
             if name is not None and self._remove_if(name, is_over, dry_run=dry_run):
@@ -194,13 +194,13 @@ class S3Records(Records):
         return self._prefix + check_name(name).replace("/", "!")
 
     def _name(self, entry: Mapping[str, Any]) -> str | None:
-        """Return the name of a listed record; None for objects that others put there."""
+        """Return the name of a listed record; None if the object isn't the store's."""
         key: str = entry["Key"]
         return record_name(key[len(self._prefix) :]) if entry.get("Size", NONCE) >= NONCE else None
 
 
 def record_name(last: str) -> str | None:
-    """Return the record whose key ends so; None if it isn't one of the store's."""
+    """Return the name of the record whose key ends in *last*; None if it isn't the store's."""
     if "/" in last or last.startswith(_LEFT_BY_OTHERS):
         return None
     with suppress(ValueError):
@@ -221,7 +221,7 @@ class S3Pointers:
         return _value(self._records.record(name))
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """Read pointers by one request each, several at once."""
+        """Read pointers with one request each, several in parallel."""
         return [_value(seen) for seen in self._records.read_all(names)]
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
@@ -244,7 +244,7 @@ class S3Pointers:
                 yield name, entry["ETag"]
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Delete the objects of pointers that were unset a day ago, and yield them."""
+        """Delete objects of pointers that were unset a day ago, unless *dry_run*; yield them."""
         for name in self._records.sweep(lambda seen: _value(seen) is None, dry_run=dry_run):
             yield SweepItem("pointer", name, 0, "unset a day ago")
 
@@ -268,7 +268,7 @@ class S3Files:
             for entry in page:
                 name = entry["Key"][len(self._key("")) :]
                 if not SMALL_FILE.fullmatch(name):
-                    continue  # others put it there
+                    continue  # not a file of the store
                 written = entry["LastModified"].timestamp()
                 found.append(SmallFile(name, entry["Size"], entry["ETag"], written))
         return found

@@ -20,7 +20,7 @@ from offload.stores.checks import (
 from offload.stores.protocols import PUT, BlobInfo, Parts, SweepItem
 from offload.stores.sqlite.database import Database
 
-_TIDIED = 8  # most expired blobs that a `put` deletes; it slows the file's growth between sweeps
+_TIDIED = 8  # maximum number of expired blobs that a `put` deletes, to slow the file's growth
 _SCANNED = 1000  # blobs that one statement reads
 
 
@@ -207,12 +207,12 @@ class SQLiteBlobs:
                 connection,
                 "SELECT digest FROM blob WHERE digest >= ? AND digest < ?",
                 prefix,
-                prefix + "~",  # sorts after all characters of a digest
+                prefix + "~",  # sorts after all characters of digests
             )
         return iter(found)
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Delete expired blobs and holds, and return their space to the file system."""
+        """Delete expired blobs and holds, unless *dry_run*, and free their space; yield blobs."""
         now = self._database.now()
         last = 0
         access = self._database.reading if dry_run else self._database.writing
@@ -242,14 +242,16 @@ class SQLiteBlobs:
         while True:
             with self._database.reading() as connection:
                 free = connection.execute("PRAGMA freelist_count").fetchone()[0]
-                if not 0 < free < before:  # none, or an operator's VACUUM has turned this off
+                if (
+                    not 0 < free < before
+                ):  # nothing to free, or an operator's VACUUM turned this off
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                     return
                 before = free
                 connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()  # pages
 
     def _holds(self, digests: Sequence[Digest]) -> dict[Digest, dict[str, float]]:
-        """Return the holders of each held blob, with the seconds left of their holds."""
+        """Return the holders of each held blob, with seconds left."""
         found: dict[Digest, dict[str, float]] = {}
         with self._database.reading() as connection:
             now = self._database.now()
@@ -269,10 +271,10 @@ def _last_hold(connection: Connection, digest: Digest) -> float:
 
 
 def _column(connection: Connection, query: str, *values: object) -> set[Digest]:
-    # Not row by row: what interrupts that leaves the statement, and its snapshot, open.
+    # Don't read row by row: an interruption would leave the statement, and its snapshot, open.
     return {row[0] for row in connection.execute(query, values).fetchall()}
 
 
 def _listed(digests: Iterable[Digest]) -> str:
-    """Return digests as one parameter for ``json_each``, which takes any number."""
+    """Return digests as a parameter for ``json_each``, which accepts any number of them."""
     return json.dumps(list(digests))

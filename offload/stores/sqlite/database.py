@@ -13,9 +13,9 @@ from pathlib import Path
 
 from offload.errors import StoreError, StoreUnavailable
 
-_VERSION = 1  # of the tables
-_PAGE_SIZE = 16384  # bytes; larger than the default, as most content is blobs
-_LOG_LIMIT = 64 << 20  # bytes of the write-ahead log that are kept for reuse
+_VERSION = 1  # version of the tables
+_PAGE_SIZE = 16384  # bytes; larger than the default, because most content is blobs
+_LOG_LIMIT = 64 << 20  # bytes of the write-ahead log to keep for reuse
 _CREATE = """
 CREATE TABLE blob (
     id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, until REAL NOT NULL
@@ -36,7 +36,7 @@ CREATE TABLE lease (
 CREATE TABLE file (name TEXT PRIMARY KEY, written REAL NOT NULL, content BLOB NOT NULL);
 """
 _PASSING = {
-    "locked": "other processes kept it locked for too long",
+    "locked": "other processes locked it for too long",
     "full": "its disk is full: make room, or lower offload_retention",
     "disk I/O error": "its disk failed to read or write",
 }
@@ -52,11 +52,11 @@ class Database:
     """A SQLite file.
 
     Args:
-        path: path of the file, which is created at first use, as is its folder.
-        url: names the file in errors.
+        path: path of the file; the first use creates it and its folder.
+        url: the store's URL, for errors.
         timeout: seconds to wait for other processes' transactions.
-        fsync: whether committed transactions survive a power failure; they always survive a
-            killed process.
+        fsync: whether committed transactions survive a power failure; they always survive the
+            death of a process.
         mode: permissions of the file.
         clock: returns seconds since 1970.
     """
@@ -84,13 +84,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection; no other thread of this process uses it until the block ends."""
+        """Yield the connection; other threads of this process wait until the block ends."""
         with self._lock, self._errors():
             yield self._connect()
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Change the file in one transaction, which is rolled back if the block raises."""
+        """Yield the connection, in a transaction that is rolled back if the block raises."""
         with self._lock, self._errors():
             connection = self._connect()
             try:
@@ -98,7 +98,7 @@ class Database:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                with suppress(sqlite3.Error):  # it didn't begin, or was rolled back
+                with suppress(sqlite3.Error):  # it never started, or was already rolled back
                     connection.execute("ROLLBACK")
                 raise
 
@@ -137,23 +137,23 @@ class Database:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode))
-            self.path.chmod(self._mode)  # whatever the umask
+            self.path.chmod(self._mode)  # regardless of the umask
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if _version(connection) == 0:
-            if tables:  # read before the version, which is set together with ours
+            if tables:  # read before the version, which is set in the same transaction as ours
                 raise StoreError(
                     f"{self.url} can't be used: {_HINTS['not a database']}", store=self.url
                 )
-            # These two have an effect only before the first table is created.
+            # These two take effect only before the first table is created.
             connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._use_log(connection)
             connection.execute("BEGIN IMMEDIATE")
-            if _version(connection) == 0:  # no other process was faster
+            if _version(connection) == 0:  # no other process has created them meanwhile
                 for statement in _CREATE.split(";\n"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -165,7 +165,7 @@ class Database:
             )
 
     def _use_log(self, connection: sqlite3.Connection) -> None:
-        """Switch to a write-ahead log; retry, as SQLite doesn't wait for others that do so."""
+        """Switch to a write-ahead log; retry, as SQLite doesn't wait for other processes here."""
         deadline = time.monotonic() + self._timeout
         while True:
             try:
@@ -178,7 +178,7 @@ class Database:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise SQLite's and the system's errors in this block as a StoreError."""
+        """Convert SQLite's and the operating system's errors in this block to a StoreError."""
         try:
             yield
         except sqlite3.Error as exc:
@@ -200,11 +200,11 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-# A forked child must not use an open connection, nor inherit one in the middle of a transaction,
-# whose locks SQLite would take for the child's. So there is none during a fork.
+# A forked child must not use an inherited connection, nor inherit one during a transaction, whose
+# locks SQLite would attribute to the child. So connections are closed before a fork.
 _opened: weakref.WeakSet[Database] = weakref.WeakSet()
 _forking: list[Database] = []
-_one_fork = threading.Lock()  # several threads may fork at once
+_one_fork = threading.Lock()  # several threads may fork at the same time
 
 
 def _before_fork() -> None:

@@ -16,13 +16,14 @@ from offload.stores.url import StoreURL, boolean, file_mode, seconds
 
 
 class SQLiteStore:
-    """A store in the SQLite file *path*, which the processes of one machine share.
+    """A store in the SQLite file *path*, shared by the processes of one machine.
 
     Args:
         timeout: seconds to wait for other processes' transactions.
-        fsync: whether writes survive a power failure. They always survive a killed process.
-        mode: permissions of the file, such as 0o660 for users of one group.
-        clock: returns seconds since the epoch.
+        fsync: whether writes survive a power failure. They always survive the death of a process.
+        mode: permissions of the file, such as 0o660 for users of one group; None makes it private
+            to its owner.
+        clock: returns seconds since 1970.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class SQLiteStore:
         self.files = SQLiteFiles(self.database)
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[SweepItem]:
-        """Delete what expired, yield it, and return its space to the file system."""
+        """Delete what has expired, unless *dry_run*, and free its space; yield it."""
         yield from self.leases.sweep(dry_run=dry_run)
         yield from self.blobs.sweep(dry_run=dry_run)
 
@@ -57,7 +58,7 @@ class SQLiteStore:
 def open_sqlite(url: StoreURL) -> SQLiteStore:
     """Open ``sqlite:///path/offload.db``.
 
-    Options: ``timeout`` (seconds), ``fsync``, ``mode`` (octal, as ``0660``).
+    Options: ``timeout`` (seconds), ``fsync``, ``mode`` (octal, such as ``0660``).
     """
     if url.hosts or not url.path.strip("/") or url.path.endswith("/"):
         url.refuse("expected sqlite:///path/to/offload.db, with three slashes")
@@ -124,7 +125,7 @@ class SQLiteLeases:
             ).fetchone()
             present, fence, until = row or ("", 0, 0.0)
             if until <= now:
-                fence = max(fence + 1, int(now * 1e6))  # rises even if a sweep deleted the row
+                fence = max(fence + 1, int(now * 1e6))  # increases even if a sweep deleted the row
             elif present != owner:
                 return None
             connection.execute(
@@ -158,9 +159,9 @@ class SQLiteLeases:
         return (row[0] for row in rows)
 
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
-        """Forget leases that ended a day ago, unless *dry_run*, and yield them."""
+        """Delete leases that ended a day ago, unless *dry_run*, and yield them."""
         last = self._database.now() - REMEMBER
-        ended = "FROM lease WHERE max(until, fence / 1e6) < ?"  # if released, the fence is the time
+        ended = "FROM lease WHERE max(until, fence / 1e6) < ?"  # a released lease has only a fence
         access = self._database.reading if dry_run else self._database.writing
         with access() as connection:
             rows = connection.execute(f"SELECT name {ended}", (last,)).fetchall()

@@ -34,11 +34,11 @@ from offload.stores.protocols import PUT, BlobInfo, Parts, Store, size_of
 from offload.stores.tiered.index import Location, Tier, TierIndex
 
 _TURNS = 10
-_MANY = 1000  # blobs of a lower tier that the index is asked about at once
+_MANY = 1000  # blobs of a lower tier to look up in the index at a time
 
 
 class TieredBlobs:
-    """See `offload.stores.tiered`; *sizes* and *small* as in `TieredStore`."""
+    """Blobs in several tiers; see `offload.stores.tiered`, and `TieredStore` for the arguments."""
 
     tracks_holds = True
 
@@ -99,7 +99,7 @@ class TieredBlobs:
         return missing
 
     def _is_first(self, wanted: Wanted) -> bool:
-        """Return whether a blob belongs to the first tier. One without content may be anywhere."""
+        """Return whether a blob belongs to the first tier; without content, it may be anywhere."""
         return wanted.parts is not None and not self._tier_for(wanted.parts, wanted.value_size)
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
@@ -142,9 +142,9 @@ class TieredBlobs:
         return found
 
     def _missing(self, found: Mapping[Digest, Location | None], ttl: float) -> set[Digest]:
-        """Return the blobs in *found* that are nowhere, after extending the others' promises.
+        """Return the blobs in *found* that don't exist, after extending the others' promises.
 
-        A blob in a tier that isn't configured counts as nowhere: it is stored again.
+        A blob in a tier that isn't configured counts as missing, so it is stored again.
         """
         missing: set[Digest] = set()
         for _ in range(_TURNS):
@@ -170,7 +170,10 @@ class TieredBlobs:
     def _extend(
         self, tier: Tier, locations: Mapping[Digest, Location], ttl: float, missing: set[Digest]
     ) -> set[Digest]:
-        """Extend the promises of *tier*; return the blobs that were stored again meanwhile."""
+        """Extend the promises of *tier*; return the blobs that were stored again meanwhile.
+
+        Add missing blobs to *missing*.
+        """
         kept = tier.extend(list(locations), ttl)
         lost = locations.keys() - kept.keys()
         self._index.forget({digest: locations[digest] for digest in lost})
@@ -196,7 +199,7 @@ class TieredBlobs:
                     self._first.blobs.put(first, ttl, value_size=value_size)
 
     def _tier_for(self, parts: Parts, value_size: int | None) -> Tier | None:
-        """Return the tier that a blob belongs to; None: the first."""
+        """Return the lower tier that a blob belongs to; None if it belongs to the first tier."""
         size = size_of(parts)
         if size < self._small:
             return None
@@ -214,7 +217,7 @@ class TieredBlobs:
             promised = tier.put(wanted, ttl)
         entry = f"{os.urandom(8).hex()} {tier.name}"
         more = self._index.add(promised, entry, ttl=ttl, name=name)
-        if more:  # others stored these meanwhile, with longer promises
+        if more:  # other writers stored these meanwhile, with longer promises
             tier.extend(list(more), max(more.values()))
 
     # -- reading
@@ -224,7 +227,7 @@ class TieredBlobs:
 
     def _get(self, digests: list[Digest], limit: int) -> Iterator[Buffer]:
         with self._counts.errors():
-            if len(digests) == 1:  # mostly a value's root, which is in the first tier
+            if len(digests) == 1:  # usually a value's root, which is in the first tier
                 with suppress(BlobMissing, TierNotConfigured):
                     yield from self._fetch(self._first, digests, limit)
                     return
@@ -237,7 +240,7 @@ class TieredBlobs:
                     raise
 
     def _store_of(self, digest: Digest, found: Mapping[Digest, Location | None]) -> Store | None:
-        """Return the store that the tier index records for a blob; None if it has no entry."""
+        """Return the store in which a blob is according to the index; None if it has no entry."""
         if digest not in found:
             return self._first
         location = found[digest]
@@ -253,7 +256,7 @@ class TieredBlobs:
     def _fetch_or_search(
         self, store: Store | None, digests: list[Digest], limit: int
     ) -> Iterator[Buffer]:
-        """Yield blobs recorded to be in *store*; search all tiers for those that aren't."""
+        """Yield blobs from *store*; search all tiers for those that aren't there."""
         done = 0
         while done < len(digests):
             try:
@@ -261,7 +264,7 @@ class TieredBlobs:
                     for content in self._fetch(store, digests[done:], limit):
                         done += 1
                         yield content
-                        del content  # keep no reference to what the caller has finished with
+                        del content  # don't keep a reference to what the caller no longer needs
                     return
             except (BlobMissing, TierNotConfigured):
                 pass
@@ -280,11 +283,11 @@ class TieredBlobs:
     def _forget_lost(self, found: Mapping[Digest, Location | None]) -> None:
         """Remove the entries of blobs that were deleted from their tier.
 
-        Otherwise the value's next publisher would deduplicate against missing blobs.
+        Otherwise the next publisher of the value would assume that they exist.
         """
         for tier in self._lower:
             some = {d: at for d, at in found.items() if at is not None and at.tier == tier.name}
-            with suppress(StoreError):  # an outage: they are checked when they are read again
+            with suppress(StoreError):  # during an outage, skip this: the next read checks again
                 existing = tier.existing(list(some))
                 self._index.forget({d: at for d, at in some.items() if d not in existing})
 
@@ -310,7 +313,7 @@ class TieredBlobs:
             infos = tier.store.blobs.scan()
             while some := {info.digest: info for info in islice(infos, _MANY)}:
                 for digest, location in self._index.find(list(some)).items():
-                    if location is None:  # the index lost its entry
+                    if location is None:  # the index has lost its entry
                         yield some[digest]
                     elif location.tier == tier.name and location.ttl:
                         yield replace(some[digest], ttl=location.ttl)
@@ -342,7 +345,7 @@ class TieredBlobs:
 
 
 class TierCounts:
-    """Count under the URL of each tier, once `counters` is set."""
+    """Counts what each tier does, by its URL, once `counters` is set."""
 
     def __init__(self, urls: Collection[str]) -> None:
         self._urls = urls
@@ -350,7 +353,7 @@ class TierCounts:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Count a tier's failed call. A missing blob doesn't count."""
+        """Count errors of a tier in this block, except missing blobs."""
         try:
             yield
         except (BlobMissing, TierNotConfigured, IntegrityError):
@@ -388,7 +391,7 @@ class TierCounts:
                 number += 1
                 size += memoryview(content).nbytes
                 yield content
-                del content  # keep no reference to what the caller has finished with
+                del content  # don't keep a reference to what the caller no longer needs
         finally:
             if self.counters is not None and number:
                 self.counters.of_store(url, blobs_fetched=number, bytes_fetched=size)

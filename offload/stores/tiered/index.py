@@ -1,15 +1,14 @@
 """The tier index: the first tier's record of the blobs in lower tiers.
 
-Each blob in a lower tier has an *entry*, which names the tier, and two ends. It *expires* as
-any blob does: its life is as long as the longest time asked for, and `BlobStore.release`
-shortens it. Its tier has *promised* to keep the object for some time; a promise never gets
-shorter. The entry stays until the promise ends, so that a sweep finds what expired earlier.
+Each blob in a lower tier has an *entry*, which names the tier, and two times. The blob *expires*
+like any blob: it lives for the longest time requested, and `BlobStore.release` shortens that. Its
+tier has *promised* to keep the object for some time; a promise is never shortened. The entry stays
+until the promise ends, so that a sweep finds blobs that expired earlier.
 
-An expired blob stays expired: it is missing for every call until it is stored again, as
-another version of the object and with another entry. So a sweeper that saw a version, and
-after that saw that nothing needs the blob, may delete that version at any time. A writer takes
-a hold first, or at least a reservation, so that no sweeper that sees what it writes can find
-the blob unneeded.
+An expired blob stays expired: every call treats it as missing until it is stored again, as
+another version of the object with another entry. So a sweep that has seen a version, and has then
+seen that nothing needs the blob, can safely delete that version at any time. A writer first takes
+a hold, or at least a reservation, so that a sweep that sees what it writes finds the blob needed.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from offload.stores.redis.client import RedisClient, script
 from offload.stores.redis.store import RedisStore
 
 RESERVED = 3600.0
-"""Seconds for which a reservation lasts at most."""
+"""Maximum seconds that a reservation lasts."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A tier index's answer about a blob in a lower tier.
+    """Where a blob in a lower tier is, and how long.
 
     Attributes:
         entry: a unique word, a space, and the tier's URL. No two entries are the same.
-        promised: seconds for which the tier still keeps the object.
+        promised: seconds for which the tier promises to keep the object.
         ttl: seconds until the blob expires; 0 if it has.
         needed: seconds until its last hold or reservation expires.
     """
@@ -56,54 +55,54 @@ class Location:
 
 
 class TierIndex(Protocol):
-    """Record which blobs are in which lower tier. Each call is one round trip.
+    """The record of which blobs are in which lower tier. Each call takes one round trip.
 
-    Answers cover only blobs that aren't in the first tier itself: their location, or None if
-    they are nowhere.
+    Results include only blobs that aren't in the first tier itself, with their location, or None if
+    they don't exist.
     """
 
     def hold(
         self, digests: Sequence[Digest], ttl: float, holder: str
     ) -> Mapping[Digest, Location | None]:
-        """Hold blobs as `BlobStore.hold` does, and extend the lives of those in lower tiers.
+        """Hold blobs like `BlobStore.hold`, and extend the lives of those in lower tiers.
 
-        None also for an expired blob.
+        The location of an expired blob is None.
         """
 
     def reserve(
         self, digests: Sequence[Digest], ttl: float, name: str
     ) -> Mapping[Digest, Location | None]:
-        """Extend lives as `hold` does, but hold only blobs that are nowhere.
+        """Extend lives like `hold`, but hold only missing blobs.
 
-        Their reservation ends when they are added under the same *name*, or after `RESERVED`
-        seconds.
+        These holds are reservations: they end when the blobs are added under the same *name*, or
+        after `RESERVED` seconds.
         """
 
     def add(
         self, promised: Mapping[Digest, float], entry: str, *, ttl: float, name: str
     ) -> Mapping[Digest, float]:
-        """Record blobs that were just stored, and end the reservation called *name*.
+        """Record blobs that were just stored, and end the reservation named *name*.
 
-        A life that hasn't ended, and the promise of the same tier, only get longer.
+        Lives that haven't ended, and promises of the same tier, are only extended.
 
         Args:
             promised: seconds for which the tier keeps each object.
             ttl: seconds that the blobs live.
 
-        Returns the seconds of recorded promises that are longer.
+        Returns the seconds of recorded promises that are longer than those given.
         """
 
     def extend(self, promised: Mapping[Digest, tuple[Location, float]]) -> set[Digest]:
-        """Record longer promises for entries that are still as seen; return the others."""
+        """Record longer promises for entries that haven't changed; return the other blobs."""
 
     def find(self, digests: Sequence[Digest]) -> Mapping[Digest, Location | None]:
-        """Return the locations of blobs, expired ones included, and change nothing."""
+        """Return the locations of blobs, including expired ones, without changing anything."""
 
     def forget(self, locations: Mapping[Digest, Location]) -> None:
-        """Remove entries that are still as seen, and the lives of their blobs."""
+        """Delete entries that haven't changed, and the lives of their blobs."""
 
     def digests(self) -> Iterator[list[Digest]]:
-        """Yield the digests of all entries, some thousand at a time."""
+        """Yield the digests of all entries, about 1,000 at a time."""
 
 
 def index_of(first: Store) -> TierIndex | None:
@@ -116,7 +115,7 @@ def index_of(first: Store) -> TierIndex | None:
 
 
 class RedisTierIndex:
-    """A tier index in Redis: a string per blob, beside its holds. ``hold.lua`` describes it."""
+    """A tier index in Redis: a string per blob, beside its holds; see ``hold.lua``."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client

@@ -16,7 +16,7 @@ from offload.stores.tiered.index import Tier, index_of, sweep, tier_name
 logger = logging.getLogger(__name__)
 
 SIZES = (1 << 20,)
-"""Default: bytes of a value from which it goes to the second of two tiers."""
+"""Default minimum size in bytes of values in the second of two tiers."""
 SMALL = 64 << 10
 
 
@@ -26,15 +26,15 @@ class TieredStore:
     Args:
         first: has the pointers, leases, small blobs, and the tier index; a `RedisStore` (or, in
             tests, a `MemoryStore`).
-        lower: at least one.
-        sizes: for each lower tier, the bytes of a value from which it goes there; increasing.
-        small: bytes below which a blob stays in the first tier.
-        clock: returns seconds that only increase.
+        lower: the lower tiers, at least one.
+        sizes: for each lower tier, the minimum size in bytes of its values, in ascending order.
+        small: blobs with fewer bytes stay in the first tier.
+        clock: returns monotonic seconds.
 
     Attributes:
-        tiers: all of the stores.
+        tiers: all stores, the first tier first.
 
-    Raises ConfigurationError if these don't fit together.
+    Raises ConfigurationError if the arguments don't fit together.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class TieredStore:
         index = index_of(first)
         if index is None:
             raise ConfigurationError(
-                f"{first.url} cannot be the first of several stores, as it has no tier index: put "
-                "a Redis before it",
+                f"{first.url} can't be the first of several stores, because it has no tier index: "
+                "put a Redis before it",
                 store=self.url,
             )
         self.index = index
@@ -86,8 +86,8 @@ class TieredStore:
         """Delete unreferenced blobs, and those that expired in each tier; yield each item.
 
         If a tier is unavailable, the others are swept, and its StoreUnavailable is raised at the
-        end. A tier that can't be swept safely is skipped with a warning in the log: it needs
-        its own lifecycle rules.
+        end. A tier that can't be swept safely is skipped, with a warning in the log: it needs
+        lifecycle rules.
         """
         unavailable: list[StoreUnavailable] = []
         for each in (
@@ -118,12 +118,12 @@ def _check(stores: Sequence[Store], lower: Sequence[Tier], sizes: Sequence[int],
             raise ConfigurationError(f"{url}: {name} is listed twice", store=url)
     if len(sizes) != len(lower):
         raise ConfigurationError(
-            f"{url}: {len(stores)} stores need {len(lower)} sizes (offload_tier_sizes) from which "
-            f"values go to the next, not {len(sizes)}",
+            f"{url}: {len(stores)} stores need {len(lower)} sizes (offload_tier_sizes) at which "
+            f"values go to the next store, not {len(sizes)}",
             store=url,
         )
     if sizes[0] <= 0 or any(a >= b for a, b in pairwise(sizes)):
         raise ConfigurationError(
-            f"{url}: the sizes of tiers are rising numbers of bytes above 0, not {tuple(sizes)}",
+            f"{url}: the sizes of tiers must be ascending, in bytes above 0, not {tuple(sizes)}",
             store=url,
         )
