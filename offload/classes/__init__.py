@@ -1,5 +1,5 @@
 """Class registry: versioned, signed code for workers that don't have it.
 
-A producer pushes a class or function once. Messages carry its name and hash. Workers pull exactly
-that version, once per process, if their operator allows it.
+A producer pushes a class or function once. Messages contain its name and hash. Workers pull exactly
+that version, once per process, if their settings allow it.
 """

@@ -1,8 +1,8 @@
 """Find the source text of a class or function, in a file or in a notebook cell.
 
-`inspect.getsource` doesn't find classes that are defined in notebook cells, and returns the wrong
-text once a file was edited. So a statement counts only if it compiles to the code that the object
-has. A class without methods is compared by its annotations and literal values.
+`inspect.getsource` doesn't find classes defined in notebook cells, and returns the wrong text after
+a file was edited. So a statement is accepted only if it compiles to the object's code. A class
+without methods is compared by its annotations and literal values.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _GLOBALS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL"})
 _RUN_AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<generic parameters of")
 _SHIPPED_FILE = re.compile(r"<\S+@[0-9a-f]{12} (.*)>")
-"""The file name of shipped code, as `file_of` builds it, and the original one."""
+"""Pattern of the file name of shipped code, as `file_of` builds it; it contains the original."""
 
 
 class NoSource(Exception):
-    """Source can't be shipped; the message says what lacks it."""
+    """The source can't be shipped; the message says which object has none."""
 
 
 @dataclass
@@ -44,9 +44,9 @@ class Definition:
     Attributes:
         module: the module's name.
         name: the name it defines.
-        text: the statement; it can be run by itself.
+        text: the statement; it can run by itself.
         file: base name of the file or cell.
-        line: the line of *file* at which *text* starts.
+        line: the line of *file* where *text* starts.
         future: whether its annotations aren't evaluated (PEP 563).
         aliases: other names of the same object, as (module, name).
     """
@@ -65,15 +65,15 @@ def file_of(version: str, file: str) -> str:
 
     Args:
         version: name and short hash, such as ``shop.Filter@3f0c11aa9d52``.
-        file: where the code comes from; a path, or the file name of code that was shipped.
+        file: where the code is from: a path, or the file name of shipped code.
     """
     return f"<{version} {_SHIPPED_FILE.sub(chr(92) + '1', file).rpartition('/')[2]}>"
 
 
 def definition_of(obj: Any) -> Definition:
-    """Return the statement that defined *obj*; raises NoSource if it can't be found.
+    """Return the statement that defined *obj*. Raises NoSource if it can't be found.
 
-    Decorators that register it with a `ClassRegistry` are left out.
+    Omits decorators that register it with a `ClassRegistry`.
     """
     names = namespace_of(obj)
     live = list(_codes_of(obj))
@@ -133,12 +133,12 @@ def _codes_of(obj: Any) -> Iterator[CodeType]:
 
 
 def _looks_like(node: ast.stmt, cls: type, names: Mapping[str, Any], live: list[CodeType]) -> bool:
-    """Return whether *node* may define *cls*, none of whose code is found in the file."""
+    """Return whether *node* may define *cls*, if the file contains none of its code."""
     if not isinstance(node, ast.ClassDef) or names.get(cls.__qualname__) is not cls:
         return False
     own = vars(cls)
     methods = {each.name for each in node.body if isinstance(each, _FUNCTIONS)}
-    if any(code.co_name in methods for code in live):  # another version's
+    if any(code.co_name in methods for code in live):  # methods of another version
         return False
     if own.get("__firstlineno__", _first_line(node)) != _first_line(node):  # Python 3.13
         return False
@@ -159,7 +159,7 @@ def _looks_like(node: ast.stmt, cls: type, names: Mapping[str, Any], live: list[
 
 
 def _has_text_annotations(node: ast.stmt, cls: Any) -> bool:
-    """Return whether annotations of a class are strings although they aren't quoted."""
+    """Return whether a class's annotations are strings although the source doesn't quote them."""
     found = annotations_of(cls)
     return any(
         isinstance(each, ast.AnnAssign) and found.get(_bound(each)) == ast.unparse(each.annotation)
@@ -171,7 +171,7 @@ def _has_text_annotations(node: ast.stmt, cls: Any) -> bool:
 
 
 def _files(names: Mapping[str, Any]) -> list[str]:
-    """Return the file of a module, or the notebook cells, the newest first."""
+    """Return the file of a module, or the notebook cells, newest first."""
     file = names.get("__file__")
     files = [file] if isinstance(file, str) else []
     if not files or names.get("__name__") == "__main__":
@@ -187,7 +187,7 @@ def _lines(file: str, names: Mapping[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=32)
 def _parsed(text: str) -> ast.Module:
-    """Return the syntax tree of a file or cell; an empty one if it isn't Python."""
+    """Return the syntax tree of a file or cell; empty if it isn't Python."""
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     try:
         tree: ast.Module = compile(text, "<text>", "exec", flags, dont_inherit=True)
@@ -207,8 +207,10 @@ def _is_future(tree: ast.Module) -> bool:
 
 @lru_cache(maxsize=32)
 def _codes(text: str, *, future: bool) -> frozenset[CodeType]:
-    """Return all code that a file or cell compiles to: as a whole and, as IPython does it,
-    statement by statement. Imports at the outermost level change how functions are compiled.
+    """Return all code objects that a file or cell compiles to.
+
+    Compiles it as a whole and, like IPython, statement by statement, because top-level imports
+    change how functions are compiled.
     """
     tree = _parsed(text)
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | (FUTURE if future else 0)
@@ -226,7 +228,7 @@ def _codes(text: str, *, future: bool) -> frozenset[CodeType]:
 
 
 def _named(body: list[ast.stmt], name: str) -> Iterator[ast.stmt]:
-    """Yield the definitions of this name at the outermost level, also under conditions."""
+    """Yield the top-level definitions of this name, including those in conditions."""
     for node in body:
         if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             if node.name == name:
@@ -260,7 +262,7 @@ def _definition(
         if _registers(decorator, names):
             for number in range(decorator.lineno, (decorator.end_lineno or 0) + 1):
                 kept[number] = "\n"
-    while kept[first] == "\n":  # nothing but decorators that were left out
+    while kept[first] == "\n":  # skip the lines of omitted decorators
         del kept[first]
         first += 1
     text = "".join(kept.values()).rstrip() + "\n"
@@ -287,7 +289,7 @@ def _registers(decorator: ast.expr, names: Mapping[str, Any]) -> bool:
 
 
 def names_used(definition: Definition) -> tuple[CodeType, set[str], set[str]]:
-    """Return the code of a statement, the globals it uses when it runs, and those it uses later.
+    """Return a statement's code, the globals it uses when it runs, and those it uses later.
 
     Names in annotations count as used later.
     """
@@ -313,7 +315,7 @@ def _globals_in(code: CodeType) -> tuple[set[str], set[str]]:
 
 
 def _names_in_annotations(tree: ast.AST) -> set[str]:
-    """Return the names in annotations, quoted ones too: evaluated at once, later, or never."""
+    """Return the names in annotations, even if these are quoted or never evaluated."""
     found: set[str] = set()
     for node in ast.walk(tree):
         for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):

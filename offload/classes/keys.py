@@ -2,9 +2,9 @@
 
 There are two kinds, written as text:
 
-- ``ed25519:<base64>``: on producers the 32 bytes of a private key, on workers those of its public
-  key (RFC 8032), or the path of a PEM file with either. Needs the package *cryptography*.
-- ``hmac:<secret>``: one secret for both (HMAC-SHA-256, RFC 2104). Anyone who can verify can sign.
+- ``ed25519:<base64>`` (RFC 8032): on producers, the 32 bytes of a private key; on workers, those of
+  its public key; or the path of a PEM file with either. Needs the package *cryptography*.
+- ``hmac:<secret>`` (HMAC-SHA-256, RFC 2104): one secret for both. Anyone who can verify can sign.
 
 A verify key may have a name, shown in logs, and an expiry: ``{"key": …, "name": "ci", "until":
 "2027-06-30"}``.
@@ -30,11 +30,11 @@ _ED25519, _HMAC = "ed25519:", "hmac:"
 
 
 class Signer(Protocol):
-    """Private key.
+    """A private key.
 
     Attributes:
-        id: the first 16 hexadecimal digits of the SHA-256 of the key that verifies.
-        public: the key that verifies, as text; empty if it is secret.
+        id: the first 16 hexadecimal digits of the SHA-256 of the verify key.
+        public: the verify key, as text; "" if it is secret.
     """
 
     @property
@@ -48,12 +48,13 @@ class Signer(Protocol):
 
 @dataclass(frozen=True)
 class VerifyKey:
-    """Key that verifies signatures.
+    """A key that verifies signatures.
 
     Attributes:
+        verifier: checks a signature.
         name: its name in logs and errors.
-        until: when it expires, in seconds since 1970; None: never. No signature by an expired key
-            is accepted.
+        until: when it expires, in seconds since 1970; None if never. All signatures by an expired
+            key are refused.
     """
 
     verifier: _Hmac | _Ed25519
@@ -69,12 +70,12 @@ class VerifyKey:
 
 
 def signer(key: str) -> Signer:
-    """Parse a private key; raises ConfigurationError if it is invalid."""
+    """Parse a private key. Raises ConfigurationError if it is invalid."""
     return _parsed("offload_signing_key", key, private=True)
 
 
 def own_key(signing_key: str | None) -> tuple[dict[str, Any], ...]:
-    """Return the verify key that belongs to *signing_key*, in the form `verify_keys` accepts."""
+    """Return the verify key of *signing_key* in the form that `verify_keys` accepts."""
     if signing_key is None:
         return ()
     key = signing_key if signing_key.startswith(_HMAC) else signer(signing_key).public
@@ -82,9 +83,9 @@ def own_key(signing_key: str | None) -> tuple[dict[str, Any], ...]:
 
 
 def verify_keys(given: Iterable[str | Mapping[str, Any]]) -> dict[str, VerifyKey]:
-    """Parse verify keys and return them by id; raises ConfigurationError if one is invalid.
+    """Parse verify keys, and return them by ID. Raises ConfigurationError if one is invalid.
 
-    Of a key that is given twice, the first name and the earliest expiry count.
+    If a key is given twice, its first name and its earliest expiry count.
     """
     found: dict[str, VerifyKey] = {}
     for each in given:
@@ -110,7 +111,7 @@ def _verify_key(given: Mapping[str, Any]) -> VerifyKey:
     key = given.get("key")
     if unknown or not isinstance(key, str):
         raise ConfigurationError(
-            f"{where}: a key is text, or a dict with 'key' and optionally 'name' and 'until'"
+            f"{where}: a key must be text, or a dict with 'key' and optionally 'name' and 'until'"
         )
     verifier = _parsed(where, key, private=False)
     return VerifyKey(
@@ -134,7 +135,7 @@ def _moment(where: str, until: Any) -> float | None:
             return float(until)
     except ValueError:
         pass
-    raise ConfigurationError(f"{where}: 'until' is a date such as 2027-06-30, not {until!r}")
+    raise ConfigurationError(f"{where}: 'until' must be a date such as 2027-06-30, not {until!r}")
 
 
 def _parsed(where: str, key: str, *, private: bool) -> _Hmac | _Ed25519:
@@ -142,7 +143,9 @@ def _parsed(where: str, key: str, *, private: bool) -> _Hmac | _Ed25519:
         return _Ed25519(*_ed25519(where, key, private=private))
     secret = key[len(_HMAC) :].encode()
     if len(secret) < _MIN_SECRET:
-        raise ConfigurationError(f"{where}: an hmac: secret has at least {_MIN_SECRET} characters")
+        raise ConfigurationError(
+            f"{where}: an hmac: secret needs at least {_MIN_SECRET} characters"
+        )
     return _Hmac(secret)
 
 
@@ -221,8 +224,8 @@ def _pem(where: str, path: str, *, private: bool) -> Any:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or "it isn't a path"
-        raise ConfigurationError(  # without its cause, which shows a key that was misspelt
-            f"{where}: a key is ed25519:…, hmac:… or the path of a PEM file that can be read: {why}"
+        raise ConfigurationError(  # without its cause, which would show a misspelled key
+            f"{where}: expected ed25519:…, hmac:…, or the path of a readable PEM file: {why}"
         ) from None
     try:
         if private:

@@ -1,4 +1,4 @@
-"""Private parts of Python and pydantic that shipping classes needs.
+"""Private parts of Python and pydantic that are needed to ship classes.
 
 `tests/classes/test_cpython_internals.py` and `tests/classes/test_pydantic_internals.py` check them
 against the installed versions.
@@ -16,17 +16,17 @@ from types import CodeType, FunctionType
 from typing import Any
 
 CachedFunction = type(functools.lru_cache(abs))
-"""The type of functions that `functools.lru_cache` wraps."""
+"""Type of the objects that `functools.lru_cache` returns."""
 
 _GUARD_LOCALS = ("self", "key", "result")
 _GUARD_CALLS = frozenset({"id", "get_ident", "add", "discard"})
 
 
 def is_repr_guard(code: CodeType, name: str) -> bool:
-    """Return whether the closure variable *name* of *code* only lists the reprs in progress.
+    """Return whether the closure variable *name* of *code* only guards against recursive reprs.
 
-    `dataclasses` and `reprlib.recursive_repr` wrap ``__repr__`` that way. Their wrapper is
-    recognized by its shape, because copying a function may change its file name.
+    `dataclasses` and `reprlib.recursive_repr` wrap ``__repr__`` with such a guard. The wrapper is
+    recognized by its code, because copying a function may change its file name.
     """
     return (
         name == "repr_running"
@@ -51,7 +51,7 @@ _DATACLASS_CONSTANTS = {
 
 
 def dataclass_constant(obj: Any) -> str | None:
-    """Return the name of a constant that `dataclasses` compares by identity; None for others."""
+    """Return the name of a constant that `dataclasses` compares by identity; else None."""
     return _DATACLASS_CONSTANTS.get(id(obj))
 
 
@@ -91,7 +91,7 @@ _MADE_BY_PYDANTIC = frozenset(
 _DERIVED = frozenset(
     {
         "annotation",
-        "cls_ref",  # holds an address
+        "cls_ref",  # contains an address
         "evaluated",
         "return_type",
         "_attributes_set",
@@ -101,17 +101,17 @@ _DERIVED = frozenset(
         "_original_assignment",
     }
 )
-"""Of descriptions of fields and decorators: known from annotations, which are hashed."""
+"""Attributes of field and decorator descriptions that follow from annotations, which are hashed."""
 
 
 def model_attributes(own: Mapping[str, Any]) -> AbstractSet[str]:
-    """Return which attributes pydantic made from the others, if *own* are those of a model."""
+    """Return the attributes that pydantic derived from others, if *own* are those of a model."""
     is_model = "__pydantic_decorators__" in own or "__pydantic_validator__" in own
     return _MADE_BY_PYDANTIC if is_model else frozenset()
 
 
 def state_of(value: Any, state: Any) -> Any:
-    """Return the part of *value*'s pickled *state* that decides its behavior."""
+    """Return the part of *state*, the pickled state of *value*, that determines its behavior."""
     kind = type(value)
     if not kind.__module__.startswith("pydantic.") or not isinstance(state, (dict, tuple)):
         return state

@@ -23,7 +23,7 @@ from offload.classes.versions import (
 from offload.errors import CodeRefused, UnknownClass, VersionMissing
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
-_BATCH = 100  # versions read at once, up to 64 KiB each
+_BATCH = 100  # versions to read in one request, up to 64 KiB each
 UNTRACKED, SYNCED, OUT_OF_SYNC = "untracked", "synced", "out_of_sync"
 
 
@@ -51,7 +51,7 @@ class SyncStatus:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """Class or function in a store; whether it is trusted hasn't been checked.
+    """A class or function in a store, whose signatures haven't been verified.
 
     Attributes:
         versions: the hashes of its versions, unordered.
@@ -73,12 +73,13 @@ class StoredClasses:
     _versions: Versions
 
     def _known_names(self) -> set[str]:
-        """Return the full names of the classes that this process has."""
+        """Return the full names of the classes in this process."""
         raise NotImplementedError
 
     def listing(self) -> list[ClassSummary]:
-        """Return everything in the store, by name, in a constant number of round trips. Trust
-        isn't checked.
+        """Return everything in the store, sorted by name, without verifying signatures.
+
+        Takes a constant number of round trips.
         """
         storage = self._versions.storage
         folders: dict[str, list[str]] = {}
@@ -104,13 +105,14 @@ class StoredClasses:
         return sorted(found, key=lambda each: each.name)
 
     def classes(self) -> dict[str, Record]:
-        """Return the record of the latest version of every class, by name. Trust isn't checked;
-        invalid records are left out.
+        """Return the latest record of every class, by name, without verifying signatures.
+
+        Omits invalid records.
         """
         return {each.name: each.latest for each in self.listing() if each.latest is not None}
 
     def stored(self, name: str, code_hash: str) -> StoredVersion:
-        """Return a version as stored. Trust isn't checked.
+        """Return a version as stored, without verifying its signature.
 
         Raises UnknownClass, VersionMissing; CodeRefused if its content doesn't match its record.
         """
@@ -120,10 +122,11 @@ class StoredClasses:
         """Return the full hash for a hash prefix of at least 8 digits.
 
         Args:
+            name: full or short name of the class.
             meant: the prefix.
-            tags: accept a tag or ``latest`` as well. Trust isn't checked.
+            tags: also accept a tag or ``latest``, without verifying signatures.
 
-        Raises UnknownClass; VersionMissing if no version matches, or several do.
+        Raises UnknownClass; VersionMissing if no version matches, or if several do.
         """
         names = PointerNames(self.full_name(name))
         hashes = self._versions.storage.hashes(names)
@@ -133,7 +136,7 @@ class StoredClasses:
         if not found:
             what = f"version{' or tag' if tags else ''} {meant!r:.70}"
             if not _PREFIX.fullmatch(meant):
-                what += " (a hash prefix has at least 8 digits)"
+                what += " (a hash prefix needs at least 8 digits)"
             raise self._versions.missing_error(names, what)
         if len(found) > 1:
             shown = " or ".join(sorted(found))
@@ -141,7 +144,7 @@ class StoredClasses:
         return found.pop()
 
     def versions(self, name: str) -> list[Record]:
-        """Return the records of all versions, the oldest first. Raises UnknownClass."""
+        """Return the records of all versions, oldest first. Raises UnknownClass."""
         names = PointerNames(self.full_name(name))
         found = self._versions.storage.records(names)
         if not found:
@@ -149,16 +152,18 @@ class StoredClasses:
         return found
 
     def heads(self, name: str, hashes: Iterable[str]) -> dict[str, Record | None]:
-        """Return the records of versions by their hashes, in one round trip; None for one that
-        is missing or invalid. *name* is the full name.
+        """Return records by hash, in one round trip; None if it is missing or invalid.
+
+        *name* is the full name.
         """
         names, hashes = PointerNames(name), list(hashes)
         records = self._versions.storage.read_records(map(names.version, hashes))
         return dict(zip(hashes, records, strict=True))
 
     def pointed(self, name: str, tags: Iterable[str]) -> dict[str, str | None]:
-        """Return the hashes that tags (``latest`` included) point to, in one round trip; None
-        for a pointer that can't be read. *name* is the full name.
+        """Return the hashes that tags (or ``latest``) point to, in one round trip.
+
+        The hash is None if a pointer can't be read. *name* is the full name.
         """
         names, tags = PointerNames(name), list(tags)
         pointers = [names.latest if tag == LATEST else names.tag(tag) for tag in tags]
@@ -170,7 +175,7 @@ class StoredClasses:
         }
 
     def tags(self, name: str) -> dict[str, str]:
-        """Return the tags of a class, including ``latest``, and the hashes they point to."""
+        """Return the hashes that a class's tags point to, by tag, including ``latest``."""
         names = PointerNames(self.full_name(name))
         pointers = [n for n in self._versions.storage.names(names.folder) if n.endswith(".json")]
         contents = zip(pointers, self._versions.storage.read(pointers), strict=True)
@@ -183,7 +188,7 @@ class StoredClasses:
     def diff(self, name: str, a: str, b: str) -> str:
         """Return a unified diff of the sources of versions *a* and *b*.
 
-        Raises VersionMissing, also if a version was pushed without source.
+        Raises VersionMissing if a version is missing or was pushed without source.
         """
         full = self.full_name(name)
         first, second = self.stored(full, a), self.stored(full, b)
@@ -203,11 +208,11 @@ class StoredClasses:
             ) from exc
 
     def prune(self, older_than: float, *, dry_run: bool = False) -> list[Record]:
-        """Delete versions that were pushed more than *older_than* seconds ago, and return them.
+        """Delete versions pushed more than *older_than* seconds ago, and return their records.
 
-        Versions that are the latest, have a tag, can't be read, or are needed by a kept one stay.
-        Call this while no message waits for an old version and no process keeps sending one; a
-        process that does pushes it again within a minute.
+        Keeps versions that are the latest, are tagged, are unreadable, or are needed by a kept one.
+        Call this when no message that waits needs an old version, and no process still sends one; a
+        process that does will push it again within a minute.
         """
         storage, before = self._versions.storage, self._versions.clock() - older_than
         pointers = storage.names()
@@ -215,7 +220,7 @@ class StoredClasses:
         batches = (versions[at : at + _BATCH] for at in range(0, len(versions), _BATCH))
         found = (record for batch in batches for record in storage.read_records(batch) if record)
         records = {record.pair: record for record in found}
-        named = [each for each in pointers if each.endswith(".json")]  # the latest, and tagged ones
+        named = [each for each in pointers if each.endswith(".json")]  # the latest and tagged ones
         contents = zip(named, storage.read(named), strict=True)
         shown = (_record_in(content, each) for each, content in contents if content is not None)
         kept = [record.pair for record in shown if record is not None]
@@ -244,7 +249,7 @@ class StoredClasses:
 
 
 def _latest(folder: str, content: bytes) -> tuple[Record | None, str]:
-    """Return the record of a latest pointer, and why it is invalid."""
+    """Return the record in a latest pointer, and "" or why it is invalid."""
     where = f"{folder}latest.json"
     try:
         record = Record.from_bytes(content, where)
@@ -263,9 +268,7 @@ def _names(
     folders: Mapping[str, list[str]],
     latests: Mapping[str, tuple[Record | None, str]],
 ) -> dict[str, str]:
-    """Return the class name of each folder, from a version's record if the folder's name is
-    escaped.
-    """
+    """Return the class name of each folder; if it is escaped, read it from a version's record."""
     names = {folder: folder[len(FOLDER) : -1] for folder in folders}
     names |= {folder: record.class_name for folder, (record, _) in latests.items() if record}
     asked = {
@@ -287,7 +290,7 @@ def _record_in(content: bytes, pointer: str) -> Record | None:
 
 
 def _removed(storage: Storage, record: Record, pointers: list[str]) -> bool:
-    """Delete a version if it is unchanged, then its continuation parts; return whether it was."""
+    """Delete a version if it is unchanged, with its further parts; return whether it was."""
     names = PointerNames(record.class_name)
     pointer = names.version(record.hash)
     [content] = storage.read([pointer])

@@ -1,6 +1,6 @@
-"""Load versions: first check everything a version needs, then run its code.
+"""Load versions: first check everything that a version needs, then run its code.
 
-What was pushed by this Python is unpickled; other versions are built from their source.
+Versions pushed by the same Python version are unpickled; others are built from their source.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _modules_lock = PerProcess(threading.RLock)
 
 
 class LoadedClasses:
-    """Versions that this process has loaded: each is one object. Forked children share them."""
+    """Versions that this process has loaded, as one object each. Forked children inherit them."""
 
     def __init__(self) -> None:
         self._versions: dict[ClassVersion, Any] = {}
@@ -45,18 +45,16 @@ class LoadedClasses:
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Let one thread load at a time; others wait and then find its result."""
+        """Let one thread load at a time; others wait, and then find its result."""
         with self._lock.get():
             yield
 
     def find(self, pair: ClassVersion) -> Any:
-        """Return a loaded version, or None."""
+        """Return a loaded version; None if it isn't loaded."""
         return self._versions.get(pair)
 
     def add(self, versions: Mapping[ClassVersion, Any]) -> None:
-        """Add versions that refer to each other: all or none of them, even in a child that is
-        forked meanwhile.
-        """
+        """Add versions that refer to each other, all at once, even in a child forked meanwhile."""
         self._pairs.update({id(obj): (obj, pair) for pair, obj in versions.items()})
         self._versions.update(versions)
 
@@ -71,15 +69,15 @@ class LoadedClasses:
 
 
 class VersionLoader:
-    """Loads one version and those it needs; nothing runs before all of them are trusted.
+    """Loads one version and those it needs; runs no code until all of them are trusted.
 
     Attributes:
         registry: the class registry that loaded code refers to.
-        app: the Celery app that it refers to; None: the current one.
-        stored: the versions that were read, and the name of the key that signed each.
-        made: the classes and functions that were loaded.
-        waiting: versions that are being built from source and aren't defined yet, with callbacks to
-            call once they are.
+        app: the Celery app that it refers to; None for the current one.
+        stored: versions that were read, with the name of the key that signed each.
+        made: classes and functions that were loaded.
+        waiting: versions being built from source that aren't defined yet, with callbacks to call
+            once they are.
     """
 
     def __init__(
@@ -111,7 +109,7 @@ class VersionLoader:
         return obj
 
     def read(self, pair: ClassVersion) -> None:
-        """Read a version and all it needs; raises as `ClassRegistry.pull` does."""
+        """Read a version and all it needs. Raises the same errors as `ClassRegistry.pull`."""
         asked = [pair]
         while asked:
             found = self._versions.read_trusted(asked)
@@ -128,8 +126,8 @@ class VersionLoader:
             raise
         except ModuleNotFoundError as exc:
             raise DeserializationError(
-                f"{describe(record)} can't be loaded here: {exc}; install it here, or have the "
-                f"sender ship it: offload.classes.register({exc.name})"
+                f"{describe(record)} can't be loaded here: {exc}; install it here, or ship it from "
+                f"the sender: offload.classes.register({exc.name})"
             ) from exc
         except Exception as exc:
             raise DeserializationError(
@@ -161,9 +159,9 @@ class VersionLoader:
             lack = "no source of it was pushed"
             do = "push it from a file or notebook where offload_ship_source is set"
         raise WrongPython(
-            f"{label(record.pair)} is the bytecode of {record.python}, this is "
-            f"{python_tag()}, and {lack}: run both sides on one minor version of Python, push it "
-            f"from this one, too, or {do}"
+            f"{label(record.pair)} is bytecode of {record.python}, this is {python_tag()}, and "
+            f"{lack}: run both sides on the same minor version of Python, also push it from this "
+            f"version, or {do}"
         )
 
 
@@ -171,14 +169,16 @@ class VersionLoader:
 
 
 def build(content: bytes, record: Record, loader: VersionLoader) -> Any:
-    """Return the class or function that a source defines. Runs it: check it before.
+    """Return the class or function that a source defines. This runs it, so check it first.
 
     Args:
-        loader: the `VersionLoader` that asks for it.
+        content: the source, as `Source.to_bytes` returned it.
+        record: the version's record.
+        loader: the `VersionLoader` that needs it.
 
     Raises:
-        WrongPython: this Python can't compile the source, or running it fails.
-        CodeRefused: it doesn't define the class or function.
+        WrongPython: if this Python can't compile the source, or if running it fails.
+        CodeRefused: if it doesn't define the class or function.
     """
     what = f"{label(record.pair)}, pushed by {record.python},"
     try:
@@ -189,23 +189,23 @@ def build(content: bytes, record: Record, loader: VersionLoader) -> Any:
     except SyntaxError as exc:
         raise WrongPython(
             f"{what} can't be built from its source by {python_tag()}, which doesn't know its "
-            f"syntax: {exc.msg} in {(exc.text or '').strip()!r:.100}; run both sides on one minor "
-            "version of Python, or write it for the older one"
+            f"syntax: {exc.msg} in {(exc.text or '').strip()!r:.100}; run both sides on the same "
+            "minor version of Python, or write it for the older one"
         ) from exc
     except Exception as exc:
         raise WrongPython(
             f"{what} can't be built from its source by {python_tag()}: {type(exc).__name__}: "
-            f"{exc}; run both sides on one minor version of Python and with the same packages, or "
-            "push it from this one, too"
+            f"{exc}; run both sides on the same minor version of Python with the same packages, or "
+            "also push it from this version"
         ) from exc
 
 
 class _Builder:
     """Builds one version.
 
-    Versions may need each other. Those that a definition needs when it runs are built before it,
-    and others as well, unless they are being built already and wait for this one: their names are
-    set once they are defined.
+    Versions may need each other. The versions that a definition needs are built before it, except
+    those that are being built already and wait for this one: their names are set once they are
+    defined.
     """
 
     def __init__(self, source: Source, record: Record, loader: VersionLoader) -> None:
@@ -227,7 +227,7 @@ class _Builder:
         for pair in sorted(needs, key=lambda pair: not needs[pair]):
             if pair != self._pair and (needs[pair] or pair not in loader.waiting):
                 loader.load(*pair)
-        if self._pair in loader.made:  # one of them needs this one, and built it
+        if self._pair in loader.made:  # one of them needed this one, and built it
             return loader.made[self._pair]
         self._fill()
         for definition in source.definitions:
@@ -235,7 +235,7 @@ class _Builder:
         return loader.made[self._pair]
 
     def _fill(self) -> None:
-        """Set all names but those of definitions."""
+        """Set all names except those of definitions."""
         for loaded in self._source.loads:
             importlib.import_module(loaded)
         for name, constants in pickle.loads(b64decode(self._source.constants)).items():
@@ -275,12 +275,12 @@ class _Builder:
         self._complete(names)
 
     def _set(self, names: dict[str, Any], name: str, value: Any) -> None:
-        """Set a name once the version it stands for is defined."""
+        """Set a name once the version that it refers to is defined."""
         names[name] = value
         self._complete(names)
 
     def _complete(self, names: dict[str, Any]) -> None:
-        """Have a pydantic model look up annotations that it couldn't resolve yet."""
+        """Make a pydantic model resolve annotations that weren't defined before."""
         obj: Any = self._loader.made.get(self._pair)
         if getattr(obj, "__pydantic_complete__", True) is False:
             obj.model_rebuild(raise_errors=False, _types_namespace=names)
@@ -288,7 +288,7 @@ class _Builder:
 
 @contextmanager
 def _importable(modules: dict[str, ModuleType]) -> Iterator[None]:
-    """Put modules into ``sys.modules`` within this: dataclasses and others look there."""
+    """Within this context, put modules into ``sys.modules``, where dataclasses and others look."""
     with _modules_lock.get():
         before = {name: sys.modules[name] for name in modules if name in sys.modules}
         sys.modules.update(modules)

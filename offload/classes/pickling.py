@@ -1,13 +1,13 @@
 """Pickle a class or function by value, and load it.
 
 `offload.classes.reducers` reduces classes and functions, including importable ones. Other shipped
-classes are pickled by name and hash, so that each is one class everywhere. The Celery app and its
-tasks become those of the reading process. Everything else is pickled as cloudpickle or pickle do.
+classes are pickled by name and hash, so that each is a single class everywhere. The Celery app and
+its tasks become those of the loading process. cloudpickle or pickle pickle everything else.
 
-A class is recreated from its current state: Python doesn't keep the keywords of a class statement
-(``class Plugin(Base, tag=4)``). What shipped metaclasses and ``__init_subclass__`` methods did when
-the class was defined, such as adding it to a registry, is part of that state, so they don't run
-again. Those of libraries do.
+A class is recreated from its current state, because Python doesn't keep the keywords of a class
+statement (``class Plugin(Base, tag=4)``). That state includes what shipped metaclasses and
+``__init_subclass__`` methods did when the class was defined, such as adding it to a registry, so
+these don't run again. Those of libraries do.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from offload.stores.processes import PerProcess
 from offload.text import reason_of
 
 Ships = Callable[[type], bool]
-"""Returns whether a class ships rather than being imported."""
+"""Returns whether a class is shipped rather than imported."""
 
 _HOOK = "__init_subclass__"
 _by_value_lock = PerProcess(threading.RLock)
@@ -62,7 +62,7 @@ _by_value_lock = PerProcess(threading.RLock)
 def _check_creation(cls: type, ships: Ships) -> None:
     """Raise SerializationError if recreating *cls* requires keywords for a library's hook.
 
-    Whether the hook accepts a class without attributes can't be determined without running it.
+    This can't check whether the hook accepts a class without attributes: only running it shows.
     """
     if issubclass(type(cls), EnumMeta):  # enums are recreated by `make_enum`
         return
@@ -77,10 +77,10 @@ def _check_creation(cls: type, ships: Ships) -> None:
 
 @contextmanager
 def _without_shipped_hooks(args: tuple[Any, ...], ships: Ships) -> Iterator[tuple[Any, ...]]:
-    """Disable shipped class-creation hooks in this thread; yield adjusted *args*.
+    """Disable shipped hooks of class creation in this thread; yield adjusted *args*.
 
     Args:
-        args: metaclass, name, bases, and more; for an enum, bases and more.
+        args: metaclass, name, bases, and so on; for an enum, bases and so on.
     """
     meta, *rest = args
     bases = meta
@@ -105,7 +105,7 @@ def _library_of(meta: type, ships: Ships) -> Any:
 
 
 class _Maker:
-    """Creates classes of a shipped metaclass by means of the library metaclass above it."""
+    """Creates classes of a shipped metaclass with the library metaclass that it inherits from."""
 
     def __init__(self, meta: type, library: Any) -> None:
         self._meta = meta
@@ -120,7 +120,7 @@ class _Maker:
 
 
 def _passing(cls: Any, hook: Any) -> Any:
-    """Return an ``__init_subclass__`` that does nothing in this thread and runs in others."""
+    """Return an ``__init_subclass__`` that does nothing in this thread, but runs in others."""
     thread = threading.get_ident()
 
     def passing(subclass: type, /, **keywords: Any) -> None:
@@ -148,11 +148,11 @@ def _check(cls: type, hook: Callable[..., Any], *args: Any) -> None:
 
 
 class Loader(Protocol):
-    """Source of the versions that a pickle refers to.
+    """Provides the versions that a pickle refers to.
 
     Attributes:
         registry: the class registry that loaded code refers to.
-        app: the Celery app that loaded code refers to; None: the current one.
+        app: the Celery app that loaded code refers to; None for the current one.
     """
 
     @property
@@ -167,7 +167,7 @@ class Loader(Protocol):
     def declare(self, name: str, code_hash: str, obj: Any) -> Any:
         """Declare a version that is still being read, so that it can refer to itself.
 
-        Return the object to use: a version it needs may have needed it in turn, and registered it.
+        Return the object to use, because a version it needs may have already declared another.
         """
 
 
@@ -176,7 +176,7 @@ _loader: ContextVar[Loader | None] = ContextVar("offload_loader", default=None)
 
 @contextmanager
 def loading(loader: Loader) -> Iterator[None]:
-    """Resolve versions with *loader* while a pickle is read."""
+    """Within this context, unpickling finds versions with *loader*."""
     token, app_token = _loader.set(loader), loading_for.set(loader.app)
     try:
         yield
@@ -196,6 +196,7 @@ def dump(
     """Pickle *obj* by value.
 
     Args:
+        pair: its name and hash.
         scope: what else is pickled by value.
         pair_of: returns the name and hash of a shipped class that *obj* refers to.
 
@@ -215,13 +216,13 @@ def dump(
 
 
 def load(content: bytes, loader: Loader) -> Any:
-    """Unpickle what `dump` wrote. This runs its code: check that it is trusted first."""
+    """Unpickle what `dump` wrote. This runs its code, so check first that it is trusted."""
     with loading(loader):
         return pickle.loads(content)
 
 
 def shipped(name: str, code_hash: str) -> Any:
-    """Return the version that a pickle refers to; called while it is read."""
+    """Return a version that a pickle refers to; unpickling calls this."""
     return _current().load(name, code_hash)
 
 
@@ -229,8 +230,8 @@ def _current() -> Loader:
     loader = _loader.get()
     if loader is None:
         raise CodeRefused(
-            "this was written with a class that is shipped, and is read without a class registry; "
-            "read it as an argument or result of a task of an app with Offload"
+            "this pickle needs a shipped class, and is read without a class registry; "
+            "read it as an argument or result of a task, in an app with Offload"
         )
     return loader
 
@@ -307,7 +308,7 @@ def _of_types(name: str) -> Any:
 
 @contextmanager
 def _by_value(scope: Scope) -> Iterator[None]:
-    """Have cloudpickle pickle the modules in *scope* by value."""
+    """Within this context, make cloudpickle pickle the modules in *scope* by value."""
     with _by_value_lock.get():
         before = cloudpickle.list_registry_pickle_by_value()
         modules = [sys.modules[m] for m in scope.modules - before if m in sys.modules]
@@ -321,7 +322,7 @@ def _by_value(scope: Scope) -> Iterator[None]:
 
 
 def cached_by(obj: Any) -> Any:
-    """Return the function that `functools.lru_cache` wrapped in *obj*; None for other objects."""
+    """Return the function that *obj* caches with `functools.lru_cache`; None for other objects."""
     if not isinstance(obj, CachedFunction):
         return None
     function = obj.__wrapped__
@@ -353,7 +354,7 @@ _REDUCERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-# Stored versions and messages refer to functions of former modules by name.
+# Stored versions and messages refer to functions by the names of former modules.
 _scope = sys.modules[Scope.__module__]
 for _former, _module in {
     "classes.apps": _scope,

@@ -1,4 +1,4 @@
-"""Policy: which versions a process may load, and reading and writing versions under it."""
+"""The policy on which versions a process may load; reading and writing versions under it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from offload.stores.protocols import Store
 logger = logging.getLogger(__name__)
 
 OFF, SIGNED, TRUSTED = "off", "signed", "trusted"
-_ATTEMPTS = 20  # to set a pointer that others set, too
+_ATTEMPTS = 20  # attempts to set a pointer that other processes set, too
 
 
 class Policy:
@@ -50,10 +50,11 @@ class Policy:
     restore an older signed pointer.
 
     Args:
-        mode: ``off``: load nothing; ``signed``: load what one of *keys* signed; ``trusted``: load
+        mode: ``off`` loads nothing; ``signed`` loads what one of *keys* signed; ``trusted`` loads
             everything in the store.
-        allow: `fnmatch` patterns of names, optionally followed by ``@`` and a hash prefix of 12
-            digits or more. Nothing else is loaded. Empty: all names.
+        keys: verify keys, as in `offload.classes.keys`.
+        allow: `fnmatch` patterns of names, optionally followed by ``@`` and a hash prefix of at
+            least 12 digits. Nothing else is loaded. Empty allows all names.
         clock: returns seconds since 1970.
 
     Raises ConfigurationError for an invalid mode or pattern, and for ``signed`` without keys.
@@ -80,26 +81,27 @@ class Policy:
 
     @cached_property
     def keys(self) -> dict[str, VerifyKey]:
-        """The verify keys by id. Raises ConfigurationError if one is invalid."""
+        """The verify keys by ID. Raises ConfigurationError if one is invalid."""
         return verify_keys(self._given)
 
     def check_name(self, name: str, code_hash: str | None) -> None:
-        """Raise CodeRefused if this version may not be loaded, regardless of its signature."""
+        """Raise CodeRefused if this version may not be loaded, no matter who signed it."""
         what = label((name, code_hash)) if code_hash else name
         if self.mode == OFF:
             raise CodeRefused(
                 f"{what} is not loaded: this process loads no code from stores "
-                "(offload_code is 'off'); its operator may set it to 'signed' or 'trusted'"
+                "(offload_code is 'off'); to change that, set it to 'signed' or 'trusted'"
             )
         if self._allow and not any(_matches(each, name, code_hash) for each in self._allow):
             raise CodeRefused(
                 f"{what} is not loaded: no pattern of offload_code_allow allows it; "
-                "add one if it is to run here"
+                "add one if this code may run here"
             )
 
     def check(self, record: Record) -> str:
-        """Return the name of the key that signed *record*, or "" if none has to; raises
-        CodeRefused.
+        """Return the name of the key that signed *record*; "" if the mode needs no signature.
+
+        Raises CodeRefused if the version may not be loaded.
         """
         self.check_name(record.class_name, record.hash)
         if self.mode == TRUSTED:
@@ -107,20 +109,21 @@ class Policy:
         return self.check_signature(record)
 
     def check_signature(self, record: Record) -> str:
-        """Return the name of the key that signed *record*; raises CodeRefused if it isn't
-        accepted.
+        """Return the name of the key that signed *record*.
+
+        Raises CodeRefused if there is no valid signature by one of the verify keys.
         """
         what = f"{record.purpose} of {label(record.pair)}"
         if record.signature is None:
             raise CodeRefused(
-                f"{what} is not signed, and has to be: push it where offload_signing_key is set"
+                f"{what} is not signed, but must be: push it where offload_signing_key is set"
             )
         key = self.keys.get(record.signature.key)
         if key is None:
             raise CodeRefused(
                 f"{what} is signed by key {record.signature.key[:16]}, which is not among "
-                f"offload_verify_keys ({', '.join(self.keys) or 'empty'}): add it if it is to be "
-                "trusted, or push with a key that is"
+                f"offload_verify_keys ({', '.join(self.keys) or 'empty'}): add it if you trust it, "
+                "or push with a listed key"
             )
         if key.is_expired(self._clock()):
             raise CodeRefused(
@@ -128,8 +131,8 @@ class Policy:
             )
         if not self._is_good(key, record):
             raise CodeRefused(
-                f"{what}: the signature by key {key.name} is wrong, so it was altered: find out "
-                "who writes to the store, and push it again"
+                f"{what} was altered, as the signature by key {key.name} is wrong: find out who "
+                "writes to the store, and push it again"
             )
         return key.name
 
@@ -143,15 +146,16 @@ class Policy:
             )
 
     def signed_by(self, record: Record) -> str | None:
-        """Return the name of the key that signed *record*, even if it has expired; None if the
-        key is unknown or the signature is wrong.
+        """Return the name of the key that signed *record*, even if it has expired.
+
+        Return None if the key is unknown or the signature is wrong.
         """
         key = self.keys.get(record.signature.key) if record.signature else None
         return key.name if key is not None and self._is_good(key, record) else None
 
     @staticmethod
     def _is_good(key: VerifyKey, record: Record) -> bool:
-        assert record.signature is not None  # noqa: S101 (for the type checker: callers looked)
+        assert record.signature is not None  # noqa: S101 (for the type checker: callers checked)
         try:
             value = bytes.fromhex(record.signature.value)
         except ValueError:
@@ -171,12 +175,12 @@ class RegistryConfig:
     """Configuration of a class registry.
 
     Attributes:
-        store: holds the versions.
+        store: contains the versions.
         policy: decides which versions may be loaded.
-        signing_key: signs pushed versions; None: versions aren't signed.
-        ship_source: push source, and build from source on other Python versions.
+        signing_key: signs pushed versions; None doesn't sign them.
+        ship_source: whether to push source, and to build from source what another Python pushed.
         retrying: calls an idempotent function, and retries while the store is unavailable.
-        app: the Celery app that loaded code refers to; None: the current one.
+        app: the Celery app that loaded code refers to; None for the current one.
         keyring: encrypts pushed code; None without encryption.
     """
 
@@ -190,17 +194,18 @@ class RegistryConfig:
 
     @cached_property
     def signer(self) -> Signer | None:
-        """The key that signs. Raises ConfigurationError if it is invalid."""
+        """The signing key. Raises ConfigurationError if it is invalid."""
         return None if self.signing_key is None else signer(self.signing_key)
 
 
 class Versions:
-    """Reads records and versions as the policy allows, and signs those it writes.
+    """Reads records and versions as the policy allows, and signs what it writes.
 
-    Refusals are counted and logged, and their errors name the store.
+    It counts and logs refusals, and their errors name the store.
 
     Args:
-        make_config: returns the configuration; called when it is first needed.
+        make_config: returns the configuration; called on first use.
+        counters: counts refusals.
         clock: returns seconds since 1970.
     """
 
@@ -232,7 +237,7 @@ class Versions:
         return self.config.store.url
 
     def stored(self, name: str, code_hash: str) -> StoredVersion:
-        """Return a version as stored. Trust isn't checked.
+        """Return a version as stored, without verifying its signature.
 
         Raises UnknownClass, VersionMissing; CodeRefused if its content doesn't match its record.
         """
@@ -244,13 +249,14 @@ class Versions:
         return stored
 
     def check_name(self, name: str, code_hash: str | None) -> None:
-        """Raise CodeRefused if the policy excludes this version, regardless of its signature."""
+        """Raise CodeRefused if the policy excludes this version, no matter who signed it."""
         with self.counting_refusals():
             self.policy.check_name(name, code_hash)
 
     def read_trusted(self, pairs: list[ClassVersion]) -> list[tuple[StoredVersion, str]]:
-        """Return versions that may be loaded, and the key that signed each, without running
-        code.
+        """Return versions that may be loaded, with the key that signed each; run no code.
+
+        Raises CodeRefused if one may not be loaded.
         """
         with self.counting_refusals():
             for pair in pairs:
@@ -276,20 +282,20 @@ class Versions:
             record = Record.from_bytes(content, pointer)
             if record.class_name != names.name or record.purpose != purpose:
                 raise CodeRefused(
-                    f"{pointer} holds {record.purpose} of {label(record.pair)}: "
+                    f"{pointer} contains {record.purpose} of {label(record.pair)}: "
                     f"another record was moved there; find out who writes to the store, and "
                     f"push {names.name} again"
                 )
         return record
 
     def check_signed(self, record: Record) -> None:
-        """Raise CodeRefused in mode ``signed`` if no trusted key signed a record."""
+        """In mode ``signed``, raise CodeRefused unless a trusted key signed the record."""
         if self.policy.mode == SIGNED:
             with self.counting_refusals():
                 self.policy.check_signature(record)
 
     def is_trusted(self, record: Record) -> bool:
-        """Return whether a record may be relied on: in mode ``signed``, a known key signed it."""
+        """Return whether to rely on a record: in mode ``signed``, whether a known key signed it."""
         return self.policy.mode != SIGNED or self.policy.signed_by(record) is not None
 
     def sign(self, record: Record) -> Record:
@@ -316,13 +322,13 @@ class Versions:
                 return
             [current] = self.storage.read([pointer])
         raise OffloadError(
-            f"{pointer} kept changing: {_ATTEMPTS} attempts to set it failed",
+            f"{pointer} was changed by other processes during {_ATTEMPTS} attempts to set it",
             store=self.url,
         )
 
     @contextmanager
     def counting_refusals(self) -> Iterator[None]:
-        """Count and log CodeRefused raised within this, and add the store to the error."""
+        """Within this context, count and log CodeRefused, and add the store to the error."""
         try:
             yield
         except CodeRefused as exc:

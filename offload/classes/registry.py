@@ -335,7 +335,7 @@ class ClassRegistry(StoredClasses):
             return obj
 
     def check_name(self, name: str, code_hash: str) -> None:
-        """Raise CodeRefused if the policy excludes this version, regardless of its signature."""
+        """Raise CodeRefused if the policy excludes this version, no matter who signed it."""
         self._versions.check_name(name, code_hash)
 
     def declare(self, name: str, code_hash: str, obj: Any) -> None:  # noqa: ARG002

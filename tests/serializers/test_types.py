@@ -397,15 +397,15 @@ def test_other_values_next_to_one_are_pickled_where_accepted(types):
         ({"name": "a\nb"}, "a name has"),
         ({"name": "x" * 201}, "a name has"),
         ({"name": 5}, "a name has"),
-        ({"name": "torch.Blob"}, "taken by offload"),
+        ({"name": "torch.Blob"}, "reserved for offload"),
         ({"version": 0}, "a version is"),
         ({"version": True}, "a version is"),
         ({"version": "1"}, "a version is"),
         ({"version": 2**31}, "a version is"),
         ({"encode": None}, "must both be functions"),
         ({"decode": "decode"}, "must both be functions"),
-        ({"encode": None, "decode": None}, "no dataclass, pydantic model, or enum"),
-        ({"subclasses": 1}, "subclasses is True or False"),
+        ({"encode": None, "decode": None}, "isn't a dataclass, pydantic model, or enum"),
+        ({"subclasses": 1}, "subclasses must be True or False"),
     ),
     ids=repr,
 )
@@ -419,9 +419,9 @@ def test_a_registration_with_a_wrong_argument_is_refused(types, arguments, messa
 def test_a_type_is_registered_once(types):
     """A type registered twice, or under a taken name, is an error, and the first one stays."""
     blobs()
-    with pytest.raises(ConfigurationError, match=r"registered already, as 'my\.blob'"):
+    with pytest.raises(ConfigurationError, match=r"already registered, as 'my\.blob'"):
         blobs()
-    with pytest.raises(ConfigurationError, match=r"registered already, as 'my\.blob'"):
+    with pytest.raises(ConfigurationError, match=r"already registered, as 'my\.blob'"):
         blobs(name="other")
     with pytest.raises(ConfigurationError, match=r"'my\.blob' is taken by .*Blob"):
         register_type(Point, encode=encode, decode=decode, name="my.blob")
@@ -432,7 +432,7 @@ def test_a_type_is_registered_once(types):
 @pytest.mark.parametrize("kind", (int, str, bytes, dict, list, bool, type(None), object))
 def test_types_that_are_carried_anyway_are_refused(types, kind):
     """Python's own types can't be registered, as most of them are never looked up."""
-    with pytest.raises(ConfigurationError, match="carries this type already"):
+    with pytest.raises(ConfigurationError, match="already supports this type"):
         register_type(kind, encode=encode, decode=decode)
 
 

@@ -1,15 +1,15 @@
-"""The hash of a class or function: it covers what decides behavior, and nothing else.
+"""The hash of a class or function, which covers everything that determines its behavior.
 
-It is a SHA-256 over what is stored of the class (`offload.classes.hashing.structure`) and over the
+It is a SHA-256 over what is stored of the class (`offload.classes.hashing.structure`) and of the
 other shipped classes it refers to: the normalized bytecode of its functions
 (`offload.classes.hashing.code`), defaults, closures, annotations, decorators, attributes, bases,
-metaclass, and the globals its code names. Of those, shipped functions and classes count by their
-behavior, and values by their content. A global that changes makes another version.
+metaclass, and the globals that its code names. Among globals, shipped functions and classes count
+by their behavior, and values by their content. So changing a global creates another version.
 
 Not covered:
 
 - names of files and modules, line numbers, comments, whitespace, qualified names;
-- docstrings, unless shipped code reads one: accesses an attribute ``__doc__``, or calls ``help`` or
+- docstrings, unless shipped code reads one: by an attribute ``__doc__``, ``help``, or
   ``inspect.getdoc``;
 - imported objects: only their names count;
 - what Python, its standard library, or pydantic derive from the rest
@@ -37,12 +37,12 @@ from offload.text import human_size
 logger = logging.getLogger(__name__)
 
 _KEPT = 8
-"""Objects remembered per name: a notebook cell may define a class again and again."""
-_MUCH = 1 << 20  # bytes hashed for every message that deserve a warning
+"""Maximum number of objects to remember per name: a notebook cell may redefine a class often."""
+_MUCH = 1 << 20  # bytes; warn if more are hashed for every message
 
 
 def python_tag() -> str:
-    """Return the Python that this process's bytecode is for, such as ``cpython-311``."""
+    """Return the Python version of this process's bytecode, such as ``cpython-311``."""
     return sys.implementation.cache_tag or sys.implementation.name
 
 
@@ -63,8 +63,8 @@ def identify(obj: Any, scope: Scope) -> Identity:
     """Return the hash of a class or function together with its dependencies.
 
     Raises:
-        NotShippable: it is neither a class nor a function (a TypeError).
-        SerializationError: it depends on something without content, such as a lock.
+        NotShippable: if it is neither a class nor a function (a TypeError).
+        SerializationError: if it depends on something without content, such as a lock.
     """
     watch = HashDependencies()
     contents, reads_docs = _contents(check_shippable(obj), scope, watch, docs=False)
@@ -81,8 +81,9 @@ def identify(obj: Any, scope: Scope) -> Identity:
 def _contents(
     obj: Any, scope: Scope, watch: HashDependencies, *, docs: bool
 ) -> tuple[dict[int, Content], bool]:
-    """Return the encoding of *obj* and of each class reachable from it, by id; and whether any
-    of them reads docstrings.
+    """Return the encodings of *obj* and each class reachable from it, by id.
+
+    Also return whether any of them reads docstrings.
     """
     contents: dict[int, Content] = {}
     reads_docs = False
@@ -101,13 +102,13 @@ def _contents(
 def _digest_of_graph(root: Any, contents: dict[int, Content]) -> bytes:
     """Return the digest of *root*.
 
-    Classes are stored apart, and references to one version yield one class. So two classes with the
-    same behavior count as one here, too. Each class gets a digest of its content, then one of that
-    and of the digests it refers to, and so on until no more classes differ (partition refinement,
-    as for the equality of automata).
+    Classes are stored separately, and references to one version yield one class. So two classes
+    with the same behavior also count as one here. Each class gets a digest of its content, then a
+    digest of that and of the digests it refers to, and so on, until no more classes are
+    distinguished. (This is partition refinement, as for the equivalence of automata.)
 
     Args:
-        contents: of *root* and of all classes reachable from it, by id.
+        contents: encodings of *root* and of all classes reachable from it, by id.
     """
     digests = {key: sha256(content.written).digest() for key, content in contents.items()}
     count = 0
@@ -133,7 +134,7 @@ def _digest(prefix: bytes, content: Content, digests: dict[int, bytes]) -> bytes
 
 
 class LocalClasses:
-    """Caches the hashes of classes for as long as nothing they depend on changes."""
+    """Caches the hashes of classes until something that they depend on changes."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[Any, Scope, Identity], ...]] = {}
@@ -141,9 +142,9 @@ class LocalClasses:
         self._sent: dict[str, tuple[Any, ...]] = {}
 
     def pair(self, obj: Any, scope: Scope) -> ClassVersion:
-        """Return the name and hash of a class or function. Raises as `identify` does.
+        """Return the name and hash of a class or function. Raises the same errors as `identify`.
 
-        A hash is valid for one scope object only, because a registration may change what ships.
+        A hash is valid only for one scope object, because a registration may change what ships.
         """
         name = name_of(obj)
         known = self._known.get(name, ())
@@ -158,7 +159,7 @@ class LocalClasses:
         return name, identity.hash
 
     def _warn(self, name: str, identity: Identity, before: Identity | None = None) -> None:
-        """Warn, once per name, about data that creates versions or takes long to hash."""
+        """Warn, once per name, about data that creates new versions or takes long to hash."""
         if before is None or name in self._warned:
             return
         watch, changed = identity.dependencies, ""
@@ -166,8 +167,8 @@ class LocalClasses:
             changed = watch.changed_since(before.dependencies)
         if changed:
             logger.warning(
-                "%s has changed, so a new version of %s is sent; each change creates a version "
-                "of its own in the store: keep changing data in instances or arguments",
+                "%s has changed, so a new version of %s is sent; each change adds a version to the "
+                "store: keep data that changes in instances or arguments",
                 changed,
                 name,
             )

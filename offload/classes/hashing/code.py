@@ -1,12 +1,12 @@
-"""Encode plain values and bytecode, so that different ones have different encodings.
+"""Encode plain values and bytecode, with different encodings for different values.
 
 Each encoding starts with a tag and the length or count of what follows.
 
 Bytecode is normalized, so that comments, whitespace, and positions don't change its hash. It refers
-to constants and names by their index in tables, and a docstring shifts those indexes. So constants
-and names are written in the order of their use, and jump targets as instruction numbers. File
-names, line numbers, qualified names, and, unless asked for, docstrings are left out. Reformatting
-that makes the compiler emit other instructions changes the result.
+to constants and names by index, and a docstring shifts these indexes. So constants and names are
+written in the order of their use, and jump targets as instruction numbers. File names, line
+numbers, qualified names, and (unless requested) docstrings are omitted. Reformatting that makes the
+compiler emit other instructions does change the result.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 _POSITION = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
-"""Names that a class body sets, and that depend only on where it stands or on its methods."""
+"""Names set by a class body that depend only on its position or on its methods."""
 _DOC_READERS = frozenset({"__doc__", "getdoc"})
 _FLAGS = 0xFFFF & ~0x50
-"""Flags of ``co_flags`` that decide how code runs: not 0x10 (nested), 0x40 (derived), nor the
-compiler's own from 0x10000 on."""
+"""Flags of ``co_flags`` that affect how code runs: not 0x10 (nested), 0x40 (derived), nor the
+compiler's own, from 0x10000."""
 _MAX_CACHED = 4096
 
 HEADER = b"%b[%d]\0"
@@ -34,11 +34,11 @@ TAGGED = b"%b %d\0%b"
 
 _OPS = dis.opmap
 _NONE = -1
-_CACHE = 0  # inline caches, from Python 3.11 on; unused before
+_CACHE = 0  # inline caches, since Python 3.11; unused before
 _LOAD_CONST, _LOAD_NAME, _STORE_NAME = _OPS["LOAD_CONST"], _OPS["LOAD_NAME"], _OPS["STORE_NAME"]
 _SMALL_INT = _OPS.get("LOAD_SMALL_INT", _NONE)  # Python 3.14
 _NAMED_FUNCTION = _OPS["MAKE_FUNCTION"] if sys.version_info < (3, 11) else _NONE
-"""Takes the function's qualified name from the stack."""
+"""Opcode that takes the function's qualified name from the stack."""
 _CONSTANTS = frozenset(dis.hasconst)
 _GLOBALS = frozenset(
     _OPS[name]
@@ -49,7 +49,7 @@ _STORES = frozenset(
     _OPS[f"{verb}_{kind}"] for verb in ("STORE", "DELETE") for kind in ("NAME", "ATTR", "GLOBAL")
 )
 _NAME_SHIFTS = dict.fromkeys(dis.hasname, 0)
-"""By how many bits the argument of an instruction that takes a name is shifted."""
+"""Number of bits by which the argument is shifted, for instructions that take a name."""
 if sys.version_info >= (3, 11):
     _NAME_SHIFTS[_OPS["LOAD_GLOBAL"]] = 1
 if sys.version_info >= (3, 12):
@@ -88,15 +88,15 @@ ATOMS: dict[type, Callable[[Any], bytes]] = {
     str: partial(text, b"text"),
     bytes: partial(tagged, b"bytes"),
 }
-"""Encoders of values without parts."""
+"""Encoders for values without parts."""
 
 
 class Code(NamedTuple):
-    """A code object, with the code nested in it, in normal form.
+    """The normal form of a code object, including nested code.
 
     Attributes:
-        content: differs between any two that behave differently.
-        globals: the names of the globals it uses, sorted.
+        content: the encoding; it differs for code that behaves differently.
+        globals: names of the globals it uses, sorted.
         reads_docs: whether it reads docstrings.
     """
 
@@ -110,7 +110,7 @@ _normalized: dict[tuple[int, bool], tuple[CodeType, Code]] = {}
 
 def normalize(code: CodeType, *, docs: bool = False) -> Code:
     """Return the normal form of *code*; with *docs*, docstrings are part of it."""
-    # By identity: code objects that compare equal may differ in what counts here.
+    # Cache by identity: code objects that compare equal may still differ here.
     found = _normalized.get((id(code), docs))
     if found is None or found[0] is not code:
         if len(_normalized) >= _MAX_CACHED:
@@ -120,7 +120,7 @@ def normalize(code: CodeType, *, docs: bool = False) -> Code:
 
 
 def names_in(code: CodeType) -> set[str]:
-    """Return all names that *code* and the code nested in it use, including string constants."""
+    """Return all names that *code* and its nested code use, including string constants."""
     found = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -188,10 +188,9 @@ def _write(code: CodeType, docs: bool) -> Code:
 
 
 def _instructions(code: CodeType, docs: bool) -> tuple[list[tuple[int, int, int]], list[int]]:
-    """Return unit, opcode, and whole argument of each instruction; and, for each unit of
-    ``co_code``, the number of the instruction that it belongs to.
+    """Return (unit, opcode, full argument) of each instruction, and instruction numbers by unit.
 
-    Without inline caches, and without what sets `_POSITION` and docstrings in a class body.
+    Omits inline caches, and the instructions of a class body that set `_POSITION` and docstrings.
     """
     left_out = frozenset[str]()
     if not code.co_flags & 1:  # the body of a class
@@ -214,7 +213,7 @@ def _instructions(code: CodeType, docs: bool) -> tuple[list[tuple[int, int, int]
 
 
 def _target(raw: bytes, unit: int, op: int, argument: int) -> int:
-    """Return the unit that a jump goes to."""
+    """Return the unit that a jump targets."""
     if op in _ABSOLUTE_JUMPS:
         return argument
     after = unit + 1
@@ -224,8 +223,9 @@ def _target(raw: bytes, unit: int, op: int, argument: int) -> int:
 
 
 def _handlers(table: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield start, length, and handler, in units, of the ranges of an exception table, and the
-    stack depth. For the format see CPython's ``InternalDocs/exception_handling.md``.
+    """Yield start, length, and handler (in units) and stack depth of each exception table range.
+
+    The format is documented in CPython's ``InternalDocs/exception_handling.md``.
     """
     values = []
     value = 0

@@ -1,4 +1,4 @@
-"""Dependencies of a hash: objects that may change, as they were when it was computed."""
+"""Dependencies of a hash: objects that may change, in their state when it was computed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 MISSING: Any = object()
 _ROOM = 1 << 20
-"""Limit on watched container items per hash, at 8 bytes each."""
+"""Maximum number of container items to watch per hash, at 8 bytes each."""
 
 
 class HashDependencies:
-    """Objects that a hash depends on, as they were when it was computed.
+    """Objects that a hash depends on, in their state when it was computed.
 
     Attributes:
         constant: False if it depends on an object whose changes can't be detected.
-        unsure: where that object is, and its type; "" if there is none.
+        unsure: location and type of that object; "" if there is none.
         parts: a fingerprint of each class attribute and global.
     """
 
@@ -41,7 +41,7 @@ class HashDependencies:
         self._names.append((names, name, value))
 
     def names(self, names: Mapping[Any, Any], which: Iterable[Any], *, added: bool = False) -> None:
-        """Watch the values of some names, and with *added* whether there are more of them."""
+        """Watch the values of some names; with *added*, also watch for new names."""
         self._names += [(names, name, names[name]) for name in which]
         if added:
             self.size(names)
@@ -70,20 +70,18 @@ class HashDependencies:
         return True
 
     def annotations(self, obj: Any, found: dict[str, Any]) -> None:
-        """Watch annotations, unless they are code (Python 3.14)."""
+        """Watch annotations, unless they are code (as in Python 3.14)."""
         if found and sys.version_info < (3, 14):
             own = obj.__annotations__
             self.names(own, own, added=True)
 
     def changed_since(self, before: HashDependencies) -> str:
-        """Return the first class attribute or global whose value changed since *before*; "" if
-        code did.
-        """
+        """Return the first attribute or global that changed since *before*; "" if code did."""
         old, new = before.parts, self.parts.items()
         return next((name for name, value in new if old.get(name, value) != value), "")
 
     def holds(self) -> bool:
-        """Return whether everything is certain to be unchanged."""
+        """Return whether it is certain that nothing has changed."""
         return (
             self.constant
             and all(names.get(name, MISSING) is value for names, name, value in self._names)
@@ -111,7 +109,7 @@ def _items(container: Any) -> Iterable[Any]:
 
 
 def _holds(container: Any, items: tuple[Any, ...]) -> bool:
-    """Return whether a container holds exactly these *items*, in this order."""
+    """Return whether a container contains exactly these *items*, in this order."""
     count = len(container) * 2 if type(container) is dict else len(container)
     try:
         return count == len(items) and all(map(is_, _items(container), items))

@@ -2,9 +2,9 @@
 
 Each node is written with a tag and its length or count, so that different structures have different
 encodings. An object that occurs again is written as its number, because two names for one list
-differ from two lists. Dicts of names (of classes, functions) are written in the order of the names,
-sets in the order of their encoded items. Other shipped classes are stored apart, and only referred
-to.
+differ from two lists. Namespaces (of classes, functions) are written in the order of their names,
+and sets in the order of their encoded items. Other shipped classes are stored separately, and
+written as references.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ Reference = Union[type, types.FunctionType, "UnorderedRefs"]
 
 @dataclass(frozen=True)
 class Content:
-    """Encoding of an object, without the classes it refers to.
+    """The encoding of an object, without the classes it refers to.
 
     Attributes:
         written: the encoding.
-        references: the classes, in the order in which the encoding refers to them.
+        references: these classes, in the order in which the encoding refers to them.
     """
 
     written: bytes
     references: tuple[Reference, ...]
 
     def classes(self) -> Iterator[type | types.FunctionType]:
-        """Yield the classes and functions that are stored apart."""
+        """Yield the classes and functions that are stored separately."""
         for reference in self.references:
             if isinstance(reference, UnorderedRefs):
                 for each in reference.contents:
@@ -66,7 +66,7 @@ class Content:
 
 @dataclass(frozen=True)
 class UnorderedRefs:
-    """References of the items of a set, whose order doesn't count."""
+    """References of a set's items, whose order doesn't matter."""
 
     contents: tuple[Content, ...]
 
@@ -75,11 +75,12 @@ class StructuralHasher:
     """Encodes one class or function.
 
     Args:
+        scope: what ships by value.
         watch: records dependencies.
-        docs: whether docstrings count.
+        docs: whether to include docstrings.
 
     Attributes:
-        reads_docs: whether some code reads docstrings.
+        reads_docs: whether any code reads docstrings.
     """
 
     def __init__(self, scope: Scope, watch: HashDependencies, *, docs: bool) -> None:
@@ -90,7 +91,7 @@ class StructuralHasher:
         self._out: list[bytes] = []
         self._references: list[Reference] = []
         self._seen: dict[int, int] = {}
-        self._alive: list[Any] = []  # so that ids aren't reused
+        self._alive: list[Any] = []  # keeps objects alive so that ids aren't reused
         self._functions: deque[tuple[types.FunctionType, list[str]]] = deque()
         self._where: list[str] = []
         self._settled = False
@@ -160,7 +161,7 @@ class StructuralHasher:
             self._out += [tagged(b"item", each) for each in sorted(i.written for i in items)]
 
     def _apart(self, value: Any, *, alone: bool = False) -> Content:
-        """Encode *value* independently of what follows; with *alone*, also of what came before."""
+        """Encode *value* independently of what follows; with *alone*, also of what precedes it."""
         atom = ATOMS.get(type(value))
         if atom is not None:
             return Content(atom(value), ())
@@ -175,9 +176,7 @@ class StructuralHasher:
         return found
 
     def _drain(self) -> None:
-        """Write pending functions: not in place, so that call chains of any length fit the
-        stack.
-        """
+        """Write pending functions. They aren't written in place, to avoid deep recursion."""
         while self._functions:
             function, where = self._functions.popleft()
             self._where, before = [*where], self._where
@@ -195,7 +194,7 @@ class StructuralHasher:
         return False
 
     def _changes(self, value: Any) -> None:
-        """Record a dependency on an object that can change in place."""
+        """Record a dependency on an object that may change in place."""
         live = type(value) in _CONTAINERS and not self._reducing
         if self._settled or (live and self.watch.content(value)):
             return
@@ -204,7 +203,7 @@ class StructuralHasher:
 
     @contextmanager
     def _fingerprint(self, label: str, value: Any) -> Iterator[None]:
-        """Record a fingerprint of *value*'s encoding, unless it is code."""
+        """Record a fingerprint of the encoding of *value*, unless that is code."""
         start = len(self._out)
         yield
         if not callable(value) and not hasattr(type(value), "__get__"):

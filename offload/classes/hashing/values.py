@@ -1,7 +1,7 @@
-"""Hash containers, descriptors, instances, and the attributes of classes.
+"""Hash containers, descriptors, instances, and class attributes.
 
-Attributes that Python or pydantic derive from others are left out.
-`offload.classes.hashing.structure` calls the writers, and passes itself as *hasher*.
+Attributes that Python or pydantic derive from others are omitted. The `StructuralHasher` calls the
+writers in this module, and passes itself as *hasher*.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from offload.classes.library_internals import (
 from offload.text import reason_of, type_name
 
 _UNCHANGED = (functools.partial, functools.partialmethod)
-"""Types that are immutable, although their parts may not be."""
+"""Immutable types, although their parts may be mutable."""
 _VALUES = (tuple, str, bytes, int, float, complex, frozenset)
 
 
 class NoContent(Exception):
-    """Something can't be hashed."""
+    """Raised for an object that can't be hashed."""
 
 
 # -- attributes of classes
@@ -42,7 +42,7 @@ class NoContent(Exception):
 def annotations_of(obj: Any) -> dict[str, Any]:
     """Return the annotations of *obj* itself.
 
-    From Python 3.14 on, annotations are code that runs on access; undefined names stay text.
+    Since Python 3.14, annotations are code that runs on access; undefined names stay strings.
     """
     if sys.version_info >= (3, 14):
         import annotationlib
@@ -107,7 +107,7 @@ _PROTOCOL = frozenset(
 
 
 def attributes_of(cls: type) -> dict[str, Any]:
-    """Return the attributes of *cls* itself that decide its behavior."""
+    """Return the attributes of *cls* itself that determine its behavior."""
     own = vars(cls)
     skipped = _DERIVED
     if "_member_map_" in own:
@@ -115,7 +115,7 @@ def attributes_of(cls: type) -> dict[str, Any]:
     if typing.Protocol in cls.__mro__:
         skipped |= _PROTOCOL
         if own.get("__init__") is _inherited(cls):
-            skipped |= {"__init__"}  # set when it is first instantiated
+            skipped |= {"__init__"}  # set when the class is first instantiated
     skipped |= model_attributes(own)
     return {
         name: value
@@ -140,7 +140,7 @@ def _is_slot(cls: type, name: str, value: types.MemberDescriptorType) -> bool:
 def members_of(cls: type) -> list[tuple[str, Any, dict[str, Any]]]:
     """Return the name, value, and attributes of each member of an enum, including aliases.
 
-    Attributes such as ``_value_`` and ``__objclass__`` are left out: `Enum` sets them.
+    Omits attributes that `Enum` sets, such as ``_value_`` and ``__objclass__``.
     """
     members: Mapping[str, Any] = vars(cls).get("_member_map_", {})
     return [
@@ -166,7 +166,7 @@ Writer = Callable[[Any, Any], None]
 
 
 def _mutable(write: Writer) -> Writer:
-    """Return a writer of objects that can change in place and may occur again."""
+    """Return a writer for objects that may change in place and may occur again."""
 
     def writer(hasher: Any, value: Any) -> None:
         if not hasher._again(value):
@@ -177,7 +177,7 @@ def _mutable(write: Writer) -> Writer:
 
 
 def _parts(tag: bytes, *names: str) -> Writer:
-    """Return a writer of an object's attributes."""
+    """Return a writer for an object's attributes."""
 
     def writer(hasher: Any, value: Any) -> None:
         hasher._header(tag)
@@ -239,7 +239,7 @@ WRITERS: dict[type, Writer] = {
     functools.cached_property: _parts(b"cached property", "func"),
     functools.singledispatchmethod: _parts(b"dispatching method", "func", "dispatcher"),
     CachedFunction: _lru_cache,
-    types.GenericAlias: _alias,  # in Python 3.10 it pretends to be a class
+    types.GenericAlias: _alias,  # in Python 3.10, it looks like a class
     typing.ForwardRef: _parts(b"forward", "__forward_arg__"),
 }
 
@@ -325,9 +325,9 @@ def _reduced(value: Any) -> Any:
 
 
 def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> bool:
-    """Return whether *value* has no identity apart from its content.
+    """Return whether the identity of *value* doesn't matter, only its content.
 
-    Libraries keep one such object in one process, and two in another.
+    Of such objects, libraries may have one in one process and two in another.
     """
     kind = type(value)
     if isinstance(value, _VALUES):
