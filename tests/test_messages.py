@@ -221,7 +221,7 @@ def test_a_class_that_the_worker_lacks(monkeypatch):
     monkeypatch.delitem(sys.modules, "shop_models")
     assert text(DeserializationError, offload.get, ref) == (
         "pickle cannot read the value: ModuleNotFoundError: No module named 'shop_models'; install "
-        "it here, or have the sender ship the class (docs/how-to/classes.md)"
+        "it here, or ship the class from the sender (docs/how-to/classes.md)"
     )
 
 

@@ -18,7 +18,7 @@ from offload.stores.processes import Threads
 from offload.stores.protocols import PUT, LeaseInfo, SweepItem
 
 WINDOW = 32 << 20
-"""Bytes read ahead (or one blob, if that is more)."""
+"""Maximum bytes to read ahead (or one blob, if that is larger)."""
 _GREATEST = 1 << 63  # more than any number in a lease
 BLOB_NAME = re.compile(r"b3-[0-9a-f]{64}", re.ASCII)
 """Pattern of the name of a blob's file, folder, or object."""
@@ -216,7 +216,7 @@ def _parse(seen: Record) -> _Lease:
             and all(0 <= number < _GREATEST for number in numbers)
         ):
             return lease
-    return _Lease()  # a damaged record counts as no lease
+    return _Lease()  # treat a damaged record as no lease
 
 
 def _serialize(lease: _Lease) -> bytes:

@@ -21,7 +21,7 @@ def check_name(name: str) -> str:
     """Return *name*. Raises ValueError if it isn't a valid name of a pointer or lease."""
     if not _NAME.fullmatch(name) or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(
-            f"invalid name: {name[:250]!r}; names are 1 to 200 characters of "
+            f"not a name: {name[:250]!r}; names are 1 to 200 characters of "
             "A-Z a-z 0-9 . _ - : @ + = /, with no empty, '.' or '..' segment"
         )
     return name

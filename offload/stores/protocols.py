@@ -39,7 +39,7 @@ until a sweep finds that nothing names it; see `offload.stores.capabilities.Keep
 
 
 def size_of(parts: Parts) -> int:
-    """Return the bytes of a blob."""
+    """Return the size of a blob in bytes."""
     size = 0
     for part in parts:
         size += memoryview(part).nbytes

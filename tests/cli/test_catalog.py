@@ -227,7 +227,7 @@ def test_a_number_that_another_save_took_does_not_exist(command, tmp_path, more)
 @pytest.mark.parametrize(
     ("words", "message"),
     (
-        (("put", "a//b", "-"), "invalid name"),
+        (("put", "a//b", "-"), "not a name"),
         (("put", f"{NAME}@", "-"), "no version"),
         (("put", f"{NAME}@x", "-"), "not a version"),
         (("put", NAME, "-", "--as", "json"), "isn't JSON"),

@@ -110,7 +110,7 @@ def test_wrong_options_of_a_task_or_call(options, says, where):
     (
         ("nosuch://host", "known: file://"),
         ("just-a-name", "no scheme"),
-        ("redis://host:port/0", "is not a port number"),
+        ("redis://host:port/0", "isn't a port number"),
         ("redis://host/db", "'db' isn't a database number"),
         ("redis://host/0?timeout=1", "unknown option 'timeout'; known:"),
     ),

@@ -141,7 +141,7 @@ def test_pointers_and_leases_are_refused(store):
         lambda: store.leases.renew("l", "me", 1),
         lambda: store.leases.release("l", "me"),
     ):
-        with pytest.raises(ConfigurationError, match="put it behind a store that has it") as caught:
+        with pytest.raises(ConfigurationError, match="put it behind a store that does") as caught:
             call()
         assert caught.value.store == store.url
 

@@ -468,7 +468,7 @@ def test_missing_rights_are_a_final_error(own):
         client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@read", "+hello")
     store = open_store(f"redis://reader:pw@{own.host}:{own.port}")
     for name in ("put", "missing", "swap", "acquire"):
-        with pytest.raises(StoreError, match="rights") as caught:
+        with pytest.raises(StoreError, match="permissions") as caught:
             every_call(store)[name]()
         assert not isinstance(caught.value, StoreUnavailable)
     assert store.pointers.read("p") is None

@@ -484,8 +484,8 @@ def test_a_url_is_shown_without_credentials(url, shown):
         ("s3://bucket/a b", "a prefix is of"),
         ("s3://bucket/..", "a prefix is of"),
         ("s3://bucket?regio=x", "unknown option 'regio'; known: .*region"),
-        ("s3://bucket?endpoint_url=host:9000", "is not a URL as https"),
-        ("s3://bucket?endpoint_url=http://u:p@h", "is not a URL as https"),
+        ("s3://bucket?endpoint_url=host:9000", "is not a URL such as https"),
+        ("s3://bucket?endpoint_url=http://u:p@h", "is not a URL such as https"),
         ("s3://bucket?addressing_style=dns", "one of auto, path, virtual"),
         ("s3://bucket?threads=0", "a whole number of at least 1"),
         ("s3://bucket?max_attempts=x", "a whole number"),
@@ -493,7 +493,7 @@ def test_a_url_is_shown_without_credentials(url, shown):
         ("s3://bucket?sse=rot13", "one of AES256, aws:kms"),
         ("s3://bucket?sse=AES256&sse_kms_key_id=x", "need sse=aws:kms"),
         ("s3://key@bucket", "an access key and a secret key"),
-        ("s3://key:secret@bucket?profile=x", "not in both"),
+        ("s3://key:secret@bucket?profile=x", "not both"),
     ),
 )
 def test_wrong_urls_and_options_are_named(url, message):

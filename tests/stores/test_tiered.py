@@ -195,7 +195,7 @@ def test_a_tier_alone_is_no_store(first):
 
 def test_options_belong_to_one_url():
     """Options for one of several stores belong in its URL."""
-    with pytest.raises(ConfigurationError, match="prefix: pass the options of several stores"):
+    with pytest.raises(ConfigurationError, match="prefix: with several stores, pass options"):
         open_store(["redis://a", "redis://b"], prefix="x")
 
 

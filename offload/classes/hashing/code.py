@@ -28,9 +28,9 @@ compiler's own, from 0x10000."""
 _MAX_CACHED = 4096
 
 HEADER = b"%b[%d]\0"
-"""Format of what precedes several values: a tag and their count."""
+"""Format of the header before several values: a tag and their count."""
 TAGGED = b"%b %d\0%b"
-"""Format of bytes: a tag, their number, and themselves."""
+"""Format of a byte string: a tag, its length, and the bytes."""
 
 _OPS = dis.opmap
 _NONE = -1

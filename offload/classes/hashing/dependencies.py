@@ -47,7 +47,7 @@ class HashDependencies:
             self.size(names)
 
     def size(self, names: Mapping[Any, Any]) -> None:
-        """Watch for added names."""
+        """Watch for new names."""
         self._sizes.append((names, _size(names)))
 
     def cell(self, cell: types.CellType, content: Any) -> None:

@@ -92,15 +92,14 @@ def has_spare(pool: Any) -> bool:
 
 
 def send(pool: Any, commands: Sequence[Command]) -> Callable[..., list[Any]]:
-    """Send *commands* on one connection; return a function that returns their answers, errors among
-    them.
+    """Send *commands* on one connection; return a function that returns the replies with errors.
 
-    It must be called once, in this process: until then, nobody else can use the connection. Given
-    a time in seconds, it returns an empty list if no answer arrives in it.
+    Call that function once, in this process: until then, nothing else can use the connection. If it
+    gets a timeout in seconds, it returns an empty list if no reply arrives in time.
 
-    redis-py's pipeline would give a connection back to the pool with answers still to come
-    when something else interrupts it half way (as Celery's soft time limit does), and the
-    next call would take them for its own. Here such a connection is closed.
+    If something interrupts redis-py's pipeline, such as Celery's soft time limit, it returns the
+    connection to the pool with replies pending, and the next call takes them for its own. This
+    function closes such a connection instead.
     """
     own = pool if hasattr(pool, "borrow") else None  # isinstance is slow for abstract classes
     connection = pool.get_connection(*_COMMAND) if own is None else own.borrow()
