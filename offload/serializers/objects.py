@@ -151,7 +151,7 @@ class DecodeState:
         if self._code is not None:
             self._code.check_name(name, code_hash)
         raise DeserializationError(
-            f"the value needs {name}, which can't be loaded: there is no class registry here"
+            f"the value needs {name}, which can't be loaded without a class registry"
         )
 
     def set_pairs(self, pairs: Node) -> None:

@@ -140,9 +140,9 @@ def test_a_key_listed_twice_expires_early(turned):
         ("ed25519:" + base64.b64encode(bytes(31)).decode(), "32 bytes"),
         ("ed25519:" + base64.b64encode(bytes(32)).decode() + "!", "32 bytes"),
         ("hmac:short", "16 characters"),
-        ("/nowhere/key.pem", "can be read: No such file"),
-        ("", "can be read"),
-        ("\0", "can be read: it isn't a path"),
+        ("/nowhere/key.pem", "readable PEM file: No such file"),
+        ("", "readable PEM file"),
+        ("\0", "readable PEM file: it isn't a path"),
     ),
 )
 def test_an_invalid_key(key, message):

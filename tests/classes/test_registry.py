@@ -425,7 +425,7 @@ class TestPushing:
         class Store:
             url, pointers = memory.url, Pointers()
 
-        with pytest.raises(OffloadError, match=r"latest.json kept changing"):
+        with pytest.raises(OffloadError, match=r"latest.json was changed by other processes"):
             ClassRegistry(Store()).push(defined(V1))
 
 

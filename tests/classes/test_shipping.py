@@ -393,7 +393,9 @@ class TestRegistered:
         here, there = (Side(memory, accept=("pickle",)) for _ in range(2))
         payload = here.write(module("class Item: pass").Item(), "pickle")
         del sys.modules["shop_of_the_producer"]
-        with pytest.raises(DeserializationError, match=r"No module.*or have the sender ship"):
+        with pytest.raises(
+            DeserializationError, match=r"No module.*or ship the class from the sender"
+        ):
             there.read(payload)
 
     @pytest.mark.parametrize("push", ("auto", "manual"))

@@ -153,7 +153,9 @@ class TestSigned:
         registry = ClassRegistry(store, verify_keys=[ci()])
         ways = [*every_way_to_load(registry, code_hash), lambda: registry.pull("F")]
         for i, load in enumerate(ways, 1):
-            with pytest.raises(CodeRefused, match=r"__main__\.F.*offload_code is 'off'.*may set"):
+            with pytest.raises(
+                CodeRefused, match=r"__main__\.F.*offload_code is 'off'.*to change that, set"
+            ):
                 load()
             assert counted(registry) == i
         assert counted(registry, "classes_loaded") == 0
@@ -311,7 +313,7 @@ class TestTampered:
         """A record that was changed to match the pickle has no valid signature."""
         stored = producer.stored("F", hashes[1])
         put(store, with_content(stored, stored.content + b"x"))
-        refused("signature by key ci is wrong, so it was altered")
+        refused("was altered, as the signature by key ci is wrong")
 
     def test_signed_again_by_somebody_else(self, store, producer, hashes, refused):
         """Another key's signature is refused, also under a trusted key's id."""
@@ -377,14 +379,14 @@ class TestTampered:
         """``latest.json`` of another class is refused; versions are unaffected."""
         producer.push(defined("class G:\n    pass", "G"))
         set_to(store, NAMES.latest, store.pointers.read(PointerNames("__main__.G").latest))
-        refused(r"latest\.json holds latest of __main__\.G.*another.*push", version=False)
+        refused(r"latest\.json contains latest of __main__\.G.*another.*push", version=False)
 
     def test_the_latest_for_a_versions_record(self, store, producer, hashes, refused):
         """A record signed as a version isn't accepted as the latest."""
         for code_hash in hashes:
             record = producer.stored("F", code_hash).record
             set_to(store, NAMES.latest, record.to_bytes())
-        refused(r"latest\.json holds version of __main__\.F", version=False)
+        refused(r"latest\.json contains version of __main__\.F", version=False)
 
     def test_the_latest_changed_by_hand(self, store, producer, hashes, refused):
         """A latest record with a changed purpose or hash is refused."""
@@ -402,7 +404,7 @@ class TestTampered:
             with pytest.raises(CodeRefused, match="another record was moved there"):
                 worker.pull("F", tag=tag)
         set_to(store, NAMES.latest, old)
-        with pytest.raises(CodeRefused, match=r"latest\.json holds tag old"):
+        with pytest.raises(CodeRefused, match=r"latest\.json contains tag old"):
             worker.pull("F")
 
     def test_a_version_for_a_pointer(self, store, hashes, refused):
