@@ -69,7 +69,7 @@ def test_both_sides_give_the_same_answers(tmp_path):
 @pytest.mark.parametrize("sent", (signal.SIGINT, signal.SIGTERM), ids=("ctrl-c", "terminated"))
 def test_the_demo_cleans_up_when_interrupted(tmp_path, sent):
     """Interrupted during a job, the demo stops its servers and its worker."""
-    process = demo(tmp_path)
+    process = demo(tmp_path, "--rows", "50000")
     wait_until(lambda: len(processes_of(tmp_path)) >= 5, "the demo has started", 30)
     process.popen.send_signal(sent)
     output_of(process, 130, 30)
