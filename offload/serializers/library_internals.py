@@ -48,3 +48,45 @@ def fill_value(array: Any) -> Any:
 def data_and_mask(array: Any) -> tuple[Any, Any]:
     """Return the values and the mask of a nullable pandas array."""
     return array._data, array._mask
+
+
+def index_hashes(index: Any) -> Any:
+    """Return the 32-bit hashes by which pandas compares the items of an index; None if nobody can
+    choose items with equal ones.
+
+    Items of less than 64 bits have different hashes, and those of texts are random.
+    """
+    import numpy as np
+
+    values: Any = index.array
+    if hasattr(values, "codes"):
+        values = values.codes
+    elif hasattr(values, "asi8"):
+        values = values.asi8
+    else:
+        values = values._data if hasattr(values, "_mask") else index.to_numpy()
+    found: Any
+    if values.dtype == object:
+        found = np.fromiter(map(hash, values), np.int64, len(values)).view(np.uint64)
+        return (found >> 32 ^ found).astype(np.uint32)
+    if values.dtype.kind == "f" and values.itemsize == 8:
+        return _hash_floats(values)
+    if values.dtype.kind == "c" and values.itemsize == 16:
+        return _hash_floats(values.real.copy()) ^ _hash_floats(values.imag.copy())
+    if values.dtype.kind in "iumM" and values.itemsize == 8:
+        found = np.ascontiguousarray(values).view(np.uint64)
+        return (found >> 33 ^ found ^ found << 11).astype(np.uint32)
+    return None
+
+
+def _hash_floats(values: Any) -> Any:
+    """Return MurmurHash2 of 64-bit floats."""
+    import numpy as np
+
+    factor = np.uint32(0x5BD1E995)
+    found: Any = np.full(len(values), (0xC70F6907 ^ 4) & 0xFFFFFFFF, np.uint32)
+    words = (np.ascontiguousarray(values) + 0.0).view(np.uint64)  # -0.0 equals 0.0
+    for word in (words.astype(np.uint32), (words >> 32).astype(np.uint32)):
+        mixed = word * factor
+        found = found * factor ^ (mixed ^ mixed >> 24) * factor
+    return found  # what follows keeps different hashes different

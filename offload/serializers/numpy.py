@@ -203,6 +203,8 @@ def _read_masked(body: Any, reader: Reader) -> Any:
     mask = np.ma.nomask if body["mask"] is None else read_array(body["mask"], reader)
     fill = None if body["fill"] is None else read_array(body["fill"], reader)
     of_mask = np.ma.make_mask_descr(array.dtype)
+    if array.dtype.names is not None:
+        reader.spend(array.dtype.itemsize)  # of a fill value
     # numpy would allocate memory to make them fit.
     if mask is not np.ma.nomask and (mask.shape, mask.dtype) != (array.shape, of_mask):
         raise ValueError("not the mask of this array")

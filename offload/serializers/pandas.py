@@ -17,9 +17,9 @@ from pandas.api.extensions import ExtensionArray
 from pandas.tseries.frequencies import to_offset
 
 from offload.serializers.base import NotData
-from offload.serializers.library_internals import data_and_mask
+from offload.serializers.library_internals import data_and_mask, index_hashes
 from offload.serializers.scalars import Node, text
-from offload.serializers.tree import Reader, Writer
+from offload.serializers.tree import COLLIDING, Reader, Writer
 from offload.text import type_name
 
 _Plain: Any = pd.arrays.NumpyExtensionArray
@@ -140,12 +140,15 @@ def _series(values: Any, index: Any) -> Any:
 
 
 def _write_extras(value: Any, writer: Writer) -> list[Node]:
+    if not value.flags.allows_duplicate_labels:
+        _check_written(*value.axes)
     return [writer.node(value.attrs), not value.flags.allows_duplicate_labels]
 
 
 def _read_extras(value: Any, attrs: Node, unique: Node, reader: Reader) -> Any:
     value.attrs = reader.value(attrs)
     if unique:
+        _check_collisions(*value.axes)
         value.flags.allows_duplicate_labels = False
     return value
 
@@ -169,6 +172,7 @@ def _index_node(index: Any, writer: Writer) -> Node:
     if kind is pd.RangeIndex:
         return {"range": [index.start, index.stop, index.step], "names": names}
     if kind is pd.MultiIndex:
+        _check_written(*index.levels)
         writer.spend(sum(len(each) for each in index.levels if type(each) is pd.RangeIndex))
         return {
             "levels": [_index_node(level, writer) for level in index.levels],
@@ -199,6 +203,7 @@ def read_index(node: Node, reader: Reader) -> Any:
         levels = [read_index(level, reader) for level in node["levels"]]
         # pandas allocates memory for ranges here.
         reader.spend(sum(len(each) for each in levels if type(each) is pd.RangeIndex))
+        _check_collisions(*levels)
         codes = [_read_codes(body, reader) for body in node["codes"]]
         return pd.MultiIndex(levels, codes, names=names)
     values = _read_values(node["values"], reader)
@@ -206,6 +211,23 @@ def read_index(node: Node, reader: Reader) -> Any:
     if "freq" in node:
         index.freq = to_offset(_short(node["freq"]))
     return index
+
+
+def _check_collisions(*indexes: Any) -> None:
+    """Raise ValueError if pandas would take quadratic time to find out whether items are unique."""
+    for index in indexes:
+        if len(index) <= COLLIDING or type(index) in (pd.RangeIndex, pd.MultiIndex):
+            continue
+        hashes = index_hashes(index)
+        if hashes is not None and np.unique(hashes, return_counts=True)[1].max() > COLLIDING:
+            raise ValueError(f"more than {COLLIDING} items have the same hash")
+
+
+def _check_written(*indexes: Any) -> None:
+    try:
+        _check_collisions(*indexes)
+    except ValueError as error:
+        raise NotData(str(error)) from None
 
 
 # -- columns ----------------------------------------------------------------------------
@@ -245,6 +267,7 @@ def _values_node(values: Any, writer: Writer) -> Node:
         array = values.asi8.view(f"{letter}8[{values.unit}]")
         return {"times": [writer.node(array), zone]}
     if kind is pd.Categorical:
+        _check_written(values.categories)
         categories = _write_index(values.categories, writer)
         return {"codes": [categories, writer.node(np.asarray(values.codes)), values.ordered]}
     if kind is pd.arrays.PeriodArray:
@@ -332,7 +355,9 @@ def _read_codes(body: Node, reader: Reader) -> Any:
 
 def _read_categories(body: Node, reader: Reader) -> Any:
     categories_node, codes, ordered = body
-    dtype = pd.CategoricalDtype(read_index(categories_node, reader), bool(ordered))
+    categories = read_index(categories_node, reader)
+    _check_collisions(categories)
+    dtype = pd.CategoricalDtype(categories, bool(ordered))
     return pd.Categorical.from_codes(_read_codes(codes, reader), dtype=dtype)
 
 

@@ -42,7 +42,7 @@ _MAX_DEPTH = 80
 _FREE = 1 << 20
 """Maximum number of items without bytes, such as rows of nulls; larger values may have more."""
 
-_COLLIDING = 256
+COLLIDING = 256
 """Maximum number of dict keys or set items with the same hash: inserting takes quadratic time."""
 
 _INLINE = 256
@@ -349,8 +349,8 @@ def _justified(size: int) -> int:
 
 def _check_hashes(keys: Collection[Any]) -> None:
     """Raise ValueError if hashes collide too often for a coincidence."""
-    if len(keys) > _COLLIDING and max(Counter(map(hash, keys)).values()) > _COLLIDING:
-        raise ValueError(f"more than {_COLLIDING} keys or items have the same hash")
+    if len(keys) > COLLIDING and max(Counter(map(hash, keys)).values()) > COLLIDING:
+        raise ValueError(f"more than {COLLIDING} keys or items have the same hash")
 
 
 def _write_str(writer: Writer, value: str) -> Node:

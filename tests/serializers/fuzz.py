@@ -307,7 +307,7 @@ def main():
 
 if __name__ == "__main__":
     logging.disable()
-    for name in ("Nowhere", "Europe/Berlin", "UTC"):
+    for name in ("Nowhere", "Europe/Nowhere", "Europe/Berlin", "UTC"):
         with suppress(LookupError):
             ZoneInfo.no_cache(name)
     with suppress(ImportError):

@@ -300,6 +300,14 @@ def zeros(count, dtype):
     return array([count], dtype, base64.b64encode(bytes(count)).decode())
 
 
+WIDE = {
+    "names": ["a"],
+    "formats": ["|S30000000"],
+    "offsets": [0],
+    "itemsize": 30_000_000,
+    "aligned": 0,
+    "record": 0,
+}
 NAMES = {"range": [0, 10**7, 1], "names": [None]}
 CATEGORIES = {"values": {"codes": [NAMES, zeros(1, "|i1"), False]}, "names": [None]}
 EXPANDED = {
@@ -308,6 +316,7 @@ EXPANDED = {
         array([0], "|S30000000")["numpy"], fill=array([], "|S1", "AA==")["numpy"]
     ),
     "codes of a range": levels({"range": [0, 10**6, 1]}),
+    "a default fill value": masked(array([0], WIDE)["numpy"]),
     "ends of categories": {"pandas": {"values": {"intervals": [CATEGORIES] * 2 + ["right"]}}},
 }
 
@@ -430,6 +439,60 @@ def test_keys_that_collide_are_refused(key, form):
         keys = [keys, [0] * len(keys)]
     with pytest.raises(DeserializationError, match="same hash"):
         REGISTRY.decode("tree", orjson.dumps({form: keys}), [])
+
+
+def colliding(kind):
+    """Return an index of 400 items that pandas compares by one hash."""
+    high = np.arange(1, 401, dtype=np.uint64)
+    low = high
+    for _ in range(3):  # solves low ^ low << 11 == high, in 32 bits
+        low = (high ^ low << np.uint64(11)) & np.uint64(2**32 - 1)
+    numbers = np.random.default_rng(1).permutation(high << np.uint64(33) | low)
+    if kind == "floats":
+        factor, words = 0x5BD1E995, []
+        inverse = pow(factor, -1, 2**32)
+        for first in range(1, 401):
+            mixed = first * factor % 2**32
+            mixed = (mixed ^ mixed >> 24) * factor % 2**32
+            start = (0xC70F6907 ^ 4) * factor % 2**32
+            wanted = (start ^ mixed) * factor % 2**32 * inverse % 2**32
+            words.append(first | (wanted ^ wanted >> 24) * inverse % 2**32 << 32)
+        floats = np.array(words, np.uint64).view(np.float64)
+        return pd.Index(floats[np.isfinite(floats)][::-1])
+    if kind == "objects":
+        return pd.Index([k * (2**61 - 1) for k in range(400, 0, -1)], dtype=object)
+    if kind == "times":
+        return pd.DatetimeIndex(numbers.astype(np.int64).view("M8[ns]"))
+    return pd.Index(numbers.astype(np.int64), dtype={"masked": "Int64"}.get(kind, "int64"))
+
+
+@pytest.mark.parametrize("form", ("categories", "level", "labels"))
+@pytest.mark.parametrize("kind", ("integers", "floats", "times", "masked", "objects"))
+def test_items_that_pandas_compares_by_one_hash_are_refused(monkeypatch, help_, kind, form):
+    """Categories, levels, and labels without duplicates whose hashes collide are refused, by the
+    sender, too: pandas takes quadratic time to compare them. Others arrive.
+    """
+
+    def made(index):
+        if form == "categories":
+            return pd.Series(pd.Categorical.from_codes([0], index))
+        if form == "level":
+            return pd.MultiIndex([index], [[0]])
+        return pd.Series(range(len(index)), index=index).set_flags(allows_duplicate_labels=False)
+
+    sent = made(colliding(kind))
+    with pytest.raises(SerializationError, match="same hash"):
+        REGISTRY.encode(sent, "json")
+    with monkeypatch.context() as patch:
+        patch.setattr("offload.serializers.pandas._check_collisions", lambda *_: None)
+        payload = REGISTRY.encode(sent, "json")
+    with pytest.raises(DeserializationError, match="same hash"):
+        REGISTRY.decode("tree", payload.head, list(payload.buffers))
+    if kind != "objects":
+        fine = made(
+            pd.Index(np.random.default_rng(2).permutation(1000), dtype=colliding(kind).dtype)
+        )
+        assert help_.same(help_.through(fine), fine)
 
 
 @pytest.mark.parametrize("kind", ("freq", "periods"))

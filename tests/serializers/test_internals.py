@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from kombu.utils import json
 
-from offload.serializers.library_internals import array_maker, codec, data_and_mask, fill_value
+from offload.serializers.library_internals import (
+    array_maker,
+    codec,
+    data_and_mask,
+    fill_value,
+    index_hashes,
+)
 from offload.serializers.plain import has_builtin_types
 
 
@@ -39,6 +45,29 @@ def test_numpy_keeps_the_fill_value_that_was_set():
     assert fill_value(array) is None
     array.fill_value = 7
     assert fill_value(array) == 7
+
+
+@pytest.mark.parametrize(
+    ("items", "has_hashes"),
+    (
+        (np.arange(9), True),
+        (np.arange(9.0), True),
+        (np.arange(9, dtype="c16"), True),
+        (np.arange(9).astype("M8[s]"), True),
+        (np.array(["a", 1, None], object), True),
+        (np.arange(9, dtype="i4"), False),
+        (np.array([True, False]), False),
+    ),
+    ids=lambda each: str(getattr(each, "dtype", "")),
+)
+def test_pandas_hashes_items_of_64_bits_to_32(items, has_hashes):
+    """Equal hashes of pandas' items are counted where anyone can choose items that have them: of 64
+    bits, or objects.
+    """
+    pd = pytest.importorskip("pandas")
+    hashes = index_hashes(pd.Index(items))
+    assert (hashes is not None) == has_hashes
+    assert hashes is None or len(set(hashes.tolist())) == len(items) == len(hashes)
 
 
 @pytest.mark.parametrize("dtype", ("Int64", "Float64", "boolean"))
