@@ -245,14 +245,17 @@ def _must_ship(value: Any, code: Code) -> bool:
 
 # -- small values, recognized without serializing them
 
-_CHARACTER = 12
-"""Maximum bytes of a character: JSON takes 12 for one outside the basic plane."""
+_CHARACTER = 6
+"""Maximum bytes of an ASCII character: JSON escapes some by their number."""
+
+_ANY_CHARACTER = 12
+"""Maximum bytes of a character in JSON, which takes 12 for one outside the basic plane."""
 
 _NUMBER = 32
 _ITEM = 64
 """Maximum bytes that quotes, tags, and indents add to an item."""
 
-_DEEPEST = 4
+_DEEPEST = 8
 _WIDEST = 64
 
 
@@ -272,8 +275,10 @@ def _left(value: Any, limit: int, celery_serializer: str, depth: int) -> int:
         wide = value > 0x7FFFFFFFFFFFFFFF or value < -0x8000000000000000
         return -1 if wide else limit - _NUMBER
     if kind is str:
-        # Non-ASCII text may contain lone surrogates, which not every serializer supports.
-        return limit - _ITEM - _CHARACTER * len(value) if value.isascii() else -1
+        if value.isascii():
+            return limit - _ITEM - _CHARACTER * len(value)
+        # Other text may contain lone surrogates, which not every serializer supports.
+        return limit - _ITEM - _ANY_CHARACTER * len(value) if celery_serializer == "json" else -1
     if value is None or kind is bool or kind is float:
         return limit - _NUMBER
     if kind is dict:
@@ -281,9 +286,10 @@ def _left(value: Any, limit: int, celery_serializer: str, depth: int) -> int:
             return -1
         limit -= _ITEM
         for key, item in value.items():
-            if type(key) is not str or not key.isascii():
+            if type(key) is not str:
                 return -1
-            limit = _left(item, limit - _ITEM - _CHARACTER * len(key), celery_serializer, depth - 1)
+            limit = _left(key, limit, celery_serializer, 0)
+            limit = _left(item, limit, celery_serializer, depth - 1)
             if limit < 0:
                 return -1
         return limit

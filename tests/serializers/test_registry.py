@@ -123,7 +123,10 @@ def test_a_small_value_is_recognized_without_being_serialized(monkeypatch):
     monkeypatch.setattr(Registry, "encode", None)
     for value in (2, None, True, 1.5, "text", b"bytes", [1, 2], {"a": (1, None)}):
         assert certainly_small(value, 4096, "json")
-    for value in (2**64, "x" * 4096, "é", [0] * 10**6, {1: 2}, {3}, object(), np.zeros(1)):
+    for value in ("é", {"é": "\ud800"}, [[[[[[{"a": 1}]]]]]]):
+        assert certainly_small(value, 4096, "json")
+    assert not certainly_small("é", 4096, "msgpack")
+    for value in (2**64, "x" * 4096, "é" * 400, [0] * 10**6, {1: 2}, {3}, object(), np.zeros(1)):
         assert not certainly_small(value, 4096, "json")
     for value in (1, None, "", [], b""):
         assert not certainly_small(value, 0, "json")

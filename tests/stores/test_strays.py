@@ -40,7 +40,9 @@ def holds_up(store, digest, content, *, records=True):
     if records:
         assert list(store.pointers.names("classes/")) == ["classes/one"]
         assert store.leases.renew("lease", "me", HOUR)
-    found = [each.what for each in diagnose(store, longest=HOUR) if "belong to the store" in each.what]
+    found = [
+        each.what for each in diagnose(store, longest=HOUR) if "belong to the store" in each.what
+    ]
     store.blobs.delete([digest])
     assert list(store.blobs.scan()) == []
     return found
