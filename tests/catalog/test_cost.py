@@ -1,4 +1,4 @@
-"""Round trips and requests, which must not grow with what is stored already."""
+"""Numbers of round trips and requests, which must not grow with the amount of stored data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trips_of(wire, call):
 
 @pytest.mark.server
 def test_a_batch_skips_what_exists_in_one_round_trip(catalog, wire):
-    """Objects that are there already cost a batch no round trip of their own."""
+    """Objects that already exist cost a batch no additional round trip."""
     names = [f"n:{number}" for number in range(200)]
     versions = ["1"] * len(names)
     save = lambda some: catalog.save(some, [*range(len(some))], versions[: len(some)])
@@ -69,7 +69,7 @@ def test_a_batch_is_loaded_in_a_few_round_trips(catalog, wire):
 
 @pytest.mark.server
 def test_ten_thousand_objects_are_searched_in_a_hundred_round_trips(catalog, wire):
-    """On Redis, a search of 10,000 objects takes some round trips for lists of records."""
+    """On Redis, a search of 10,000 objects takes about a hundred round trips."""
     client = catalog.store.client
     key = f"{client.prefix}:pointer:"
     fill(catalog, MANY, lambda all_: client.run([("SET", key + p, v) for p, v in all_.items()]))
@@ -147,7 +147,7 @@ def requests_of(catalog, call):
 
 
 def test_a_search_reads_an_index_and_what_has_changed(slow):
-    """Where each record takes a request, a search reads the index, and only new records."""
+    """If reading takes one request per record, a search reads the index and only new records."""
     assert requests_of(slow, lambda: found(slow)) <= 8
     slow.save("new", 1, metadata={"stage": "prod"})
     slow.remove("group0:0")
@@ -161,14 +161,14 @@ def test_a_search_reads_an_index_and_what_has_changed(slow):
 
 
 def test_another_process_uses_the_index(slow):
-    """The index is in the store: a new process needs as few requests."""
+    """The index is in the store, so a new process needs just as few requests."""
     other = Catalog(slow.store)
     assert requests_of(other, lambda: found(other)) <= 9
 
 
 @pytest.mark.parametrize("damage", ("lost", "altered", "content"))
 def test_a_lost_index_is_written_again(slow, damage):
-    """Without its index, or with an altered one, a search finds the same, and writes another."""
+    """If the index is lost or altered, a search finds the same, and writes a new one."""
     pointers = slow.store.pointers
     expected = found(slow)
     if damage == "content":
@@ -182,7 +182,7 @@ def test_a_lost_index_is_written_again(slow, damage):
 
 
 def test_an_overwritten_record_is_read_again(slow):
-    """A record that was overwritten since the index was written is found as it is now."""
+    """A search finds the current state of a record that was overwritten after indexing."""
     Catalog(slow.store, mutable=True).save(
         "group1:1", 5, "1", metadata={"stage": "new"}, on_conflict="overwrite"
     )

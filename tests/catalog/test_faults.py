@@ -125,7 +125,7 @@ BAD = {
 
 
 def test_a_version_in_a_name_is_a_value_error(catalog):
-    """A call that takes the version on its own says so when it is given ``name@version``."""
+    """A call with a separate argument for the version says so if it gets ``name@version``."""
     with pytest.raises(ValueError, match="a version is an argument of its own"):
         catalog.load("churn@1")
 
@@ -150,14 +150,14 @@ def test_wrong_conditions_of_a_search_are_refused(catalog, since):
 
 @pytest.mark.parametrize("version", (1.0, True, None, b"1"))
 def test_a_version_of_another_type_is_told_by_it(catalog, version):
-    """A number or bytes in place of a version aren't shown as if they were its text."""
+    """The error for a number or bytes instead of a version shows its type, not its text."""
     with pytest.raises(ValueError, match=f"not a version: a {type(version).__name__};"):
         catalog.load(NAME, version)
 
 
 @pytest.mark.parametrize("name", (None, b"m", Path("m"), {"m": 1}))
 def test_a_name_is_text_or_a_list(catalog, name):
-    """A name of another type is refused by each call, which says that a text would do."""
+    """Each call refuses a name of another type, and says that it expects text."""
     for call in (lambda: catalog.save(name, 1), lambda: catalog.load(name)):
         with pytest.raises(ValueError, match="name: expected a text or a list of texts, not a"):
             call()
@@ -200,7 +200,7 @@ def test_other_calls_refuse_bad_input_as_well(catalog, call):
 
 
 def test_any_json_comes_back(catalog):
-    """Metadata comes back as it was given, also at its limits."""
+    """Metadata is returned unchanged, even at its limits."""
     for number, metadata in enumerate(
         (None, 0, "", [], {}, -1.5e300, 2**70, "é\u2028\x00", {"a": [{"b": None}]}, "x" * 59_998)
     ):
@@ -211,7 +211,7 @@ def test_any_json_comes_back(catalog):
 
 
 def test_no_pickle_unless_it_is_accepted(store, tmp_path):
-    """What only pickle carries is refused, when saved and when loaded, unless it is accepted."""
+    """Values that need pickle are refused, on saving and loading, unless pickle is accepted."""
     value = {NotJson: 1}
     with pytest.raises(SerializationError):
         Catalog(store).save("a", value)
@@ -237,7 +237,7 @@ def test_wrong_settings_are_refused(store, given):
 
 @pytest.mark.parametrize("start", ("catalog/", "catalog-names/", "catalog-buckets/"))
 def test_a_lost_answer_is_no_conflict(catalog, store, start):
-    """A change whose answer is lost is recognized as done: no number is lost, none used twice."""
+    """A change whose reply is lost is recognized: no number is lost or used twice."""
     store.pointers.after[start] = 1
     assert catalog.save(NAME, "one").version == "1"
     store.pointers.after[start] = 1
@@ -265,7 +265,7 @@ def test_a_store_lost_between_blobs_and_record(catalog, store, start):
 
 
 def test_a_store_lost_after_the_record(catalog, store, clock):
-    """If the store fails as the record is set, the caller learns that, and the version is whole."""
+    """If the store fails while the record is set, the call raises; the version is complete."""
     plain = Catalog(store, retry={"max_retries": 0})
     store.pointers.after["catalog/"] = 1
     with pytest.raises(StoreUnavailable):
@@ -276,7 +276,7 @@ def test_a_store_lost_after_the_record(catalog, store, clock):
 
 
 def test_a_batch_goes_on_after_a_failure(catalog, store):
-    """If some of a batch fail, the others are saved, and each outcome is told."""
+    """If some items of a batch fail, the others are saved, and each outcome is reported."""
     store.pointers.before[pointer(name="b")] = 99
     saved = catalog.save(["a", "b", "c"], [1, 2, 3])
     assert (saved.succeeded, saved.failed) == (["a", "c"], ["b"])
@@ -288,7 +288,7 @@ def test_a_batch_goes_on_after_a_failure(catalog, store):
 
 @pytest.mark.server
 def test_a_server_that_ignores_conditions_is_refused():
-    """Where two savers could both win, nothing is saved."""
+    """If two savers could both win, nothing is saved."""
     with careless_s3() as url:
         catalog = Catalog(url)
         with pytest.raises(ConfigurationError, match="condition"):
@@ -300,7 +300,7 @@ def test_a_server_that_ignores_conditions_is_refused():
 
 
 def test_content_is_held_as_long_as_its_record(catalog, store, clock):
-    """A record's content has one holder, without expiry, which ends with the record."""
+    """A record's content has one holder without expiry, which is released with the record."""
     one = catalog.save(NAME, "content")
     two = catalog.save("other", "content")
     assert set(holders(store, one)) == {one.holder, two.holder}
@@ -328,7 +328,7 @@ def test_overwriting_releases(catalog, store):
 
 
 def test_a_loser_holds_nothing(catalog, store):
-    """A saver that another one overtakes at the last moment releases what it has stored."""
+    """A saver that is overtaken at the last moment releases what it has stored."""
     original, other = store.pointers.swap, Catalog(store)
 
     def swap(name, expected, value):
@@ -554,7 +554,7 @@ def test_an_altered_record_can_be_overwritten(store, catalog, versions):
 
 
 def test_another_secret_reads_nothing(store, catalog):
-    """Records of a catalog with another secret are refused."""
+    """Records signed with another secret are refused."""
     ours = Catalog(store, secret="a secret of our own")
     ours.save(NAME, 1)
     with pytest.raises(IntegrityError, match=NAME):
@@ -606,7 +606,7 @@ CHANGES = {
 @pytest.mark.parametrize("written", (pointer("1"), name_pointer("default", NAME)))
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_a_newer_version_wrote_stays(store, written, change):
-    """What a newer offload wrote is an UnsupportedVersion, and nothing is changed."""
+    """Data written by a newer offload raises UnsupportedVersion, and isn't changed."""
     catalog = Catalog(store, mutable=True)
     catalog.save(NAME, 1)
     newer(catalog, written)
@@ -635,7 +635,7 @@ def test_a_claim_to_be_newer_is_signed(catalog, store, written):
 
 
 def test_versions_are_listed_anew(catalog, store, versions):
-    """After a name's state was lost or damaged, `mend` lists its versions again."""
+    """After an object's state was lost or damaged, `mend` lists its versions again."""
     for state in (None, b"damaged"):
         set_pointer(store, name_pointer("default", NAME), state)
         assert catalog.load(NAME, "2") == [2] * 100
@@ -646,7 +646,7 @@ def test_versions_are_listed_anew(catalog, store, versions):
 
 
 def test_numbers_go_on_without_a_state(catalog, store):
-    """After a name's state was lost, the next saver finds the next number, and lists all."""
+    """After an object's state was lost, the next saver finds the next number, and lists all."""
     for number in range(1, 14):
         catalog.save(NAME, number)
     catalog.save(NAME, 14, "99.5")
@@ -656,7 +656,7 @@ def test_numbers_go_on_without_a_state(catalog, store):
 
 
 def test_announced_versions_are_forgotten(catalog, store):
-    """A version whose saver failed is no longer listed once nobody can still write it."""
+    """A version whose saver failed is unlisted once no process can still write it."""
     store.pointers.before["catalog/"] = 99
     with pytest.raises(StoreUnavailable):
         catalog.save("gone", 1)

@@ -55,7 +55,7 @@ def save_numbered(catalog, saver, turns):
 
 
 def test_no_number_is_lost_or_used_twice(urls):
-    """Savers of the same object get all the numbers from 1, each its own, and lose no value."""
+    """Concurrent savers of one object get consecutive numbers from 1, and no value is lost."""
     turns = 1 if str(urls).startswith("s3:") else 2  # S3 takes a second for each
     numbers = run(save_numbered, urls, [(saver, turns) for saver in range(SAVERS)])
     got = {
@@ -78,7 +78,7 @@ def save_same(catalog, saver):
 
 
 def test_one_saver_of_a_new_version_wins(urls):
-    """Of the savers of one new version, one wins, and the others get VersionConflict."""
+    """If several processes save the same new version, all but one get VersionConflict."""
     results = run(save_same, urls, [(saver,) for saver in range(SAVERS)])
     (winner,) = [saver for saver, version in enumerate(results) if version is not None]
     assert len(results) == SAVERS
@@ -95,7 +95,7 @@ def compute(catalog, saver, folder):
 
 
 def test_one_process_computes(urls, tmp_path):
-    """Of the processes that ask for a missing object, one computes it; all get its result."""
+    """If several processes request a missing object, one computes it, and all get the result."""
     folder = tmp_path / "computed"
     folder.mkdir()
     results = run(compute, urls, [(saver, folder) for saver in range(4)])
@@ -109,7 +109,7 @@ def overwrite(catalog, saver):
 
 
 def test_overwriting_leaves_one_whole_value(urls):
-    """Of the savers that overwrite one version at once, the last one's value is there, whole."""
+    """If several processes overwrite a version, the last one's value is stored completely."""
     run(overwrite, urls, [(saver,) for saver in range(3)])
     value = Catalog(urls).load("m", "1")
     assert value == [value[0]] * 1000
@@ -151,7 +151,7 @@ def do_anything(catalog, seed, turns):
 
 
 def test_nothing_is_lost_or_leaked_whatever_happens_at_once(urls):
-    """After any calls at once, each record is listed and loads, and nothing else is held."""
+    """After any concurrent calls, each record is listed and loads, and nothing else is held."""
     turns = 10 if str(urls).startswith("s3:") else 60
     assert run(do_anything, urls, [(seed, turns) for seed in range(4)]) == [[]] * 4
     catalog = Catalog(urls)

@@ -1,4 +1,4 @@
-"""What the specification's registry and object store do, in our names, on every kind of store."""
+"""The specification's registry and object store, under our names, on every kind of store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BIG = np.arange(400_000)  # several blobs
 
 
 def test_what_is_saved_is_loaded(catalog):
-    """A saved object is loaded as it was, each time as a copy of its own."""
+    """A saved object is loaded unchanged, each time as a separate copy."""
     saved = catalog.save(MODEL, {"weights": [1, 2]}, metadata={"stage": "test"})
     assert (saved.name, saved.version, saved.type) == (MODEL, "1", "dict")
     first, second = catalog.load(MODEL), catalog.load(MODEL)
@@ -32,7 +32,7 @@ def test_what_is_saved_is_loaded(catalog):
 
 
 def test_versions_1_2_and_2_1(catalog):
-    """Versions count up by themselves, or are given; the latest is the highest."""
+    """Versions are numbered automatically or given; the latest is the highest."""
     assert catalog.save(MODEL, "one").version == "1"
     assert catalog.save(MODEL, "two").version == "2"
     assert catalog.save(MODEL, "two and a bit", "2.1").version == "2.1"
@@ -62,7 +62,7 @@ def test_a_version_is_not_overwritten_by_default(catalog):
 
 
 def test_a_catalog_that_keeps_one_version(catalog):
-    """Without versions, an object has one, which only a mutable catalog replaces."""
+    """Without versions, an object has only one, which only a mutable catalog replaces."""
     single = Catalog(catalog.store, versioned=False)
     single.save("settings", {"a": 1})
     with pytest.raises(VersionConflict):
@@ -114,7 +114,7 @@ def test_what_is_missing(catalog):
 
 
 def test_info(catalog):
-    """`info` tells about one version, all of an object, or everything, and loads nothing."""
+    """`info` describes one version, all of an object, or everything, and loads nothing."""
     catalog.save(MODEL, "one", metadata={"stage": "test", "n": [1, None, 2.5]})
     catalog.save(MODEL, BIG, metadata={"stage": "prod"})
     catalog.save("other", 1)
@@ -131,7 +131,7 @@ def test_info(catalog):
 
 
 def test_tags(catalog):
-    """A tag stands for one version at a time, and ends with it."""
+    """A tag points to one version at a time, and is deleted with it."""
     for value in ("one", "two", "three"):
         catalog.save(MODEL, value)
     catalog.tag(MODEL, "production", "1")
@@ -150,7 +150,7 @@ def test_tags(catalog):
 
 
 def test_batches(catalog):
-    """Lists are saved and loaded as far as that succeeds; each failure is told by its name."""
+    """Items of a list are saved and loaded independently; each failure is reported by name."""
     catalog.save("b", "taken", "2")
     saved = catalog.save(["a", "b", "", "big"], [1, 2, 3, BIG], ["1", "2", "1", "1"])
     assert saved.succeeded == ["a@1", "big@1"]
@@ -184,7 +184,7 @@ def test_names_are_listed_by_pattern(catalog):
 
 
 def test_what_is_removed_is_gone(catalog):
-    """A version, or all of an object, is removed; other objects stay. No number comes again."""
+    """Removing a version or an object keeps other objects; no version number is reused."""
     catalog.save(["a", "b"], [1, 2]).raise_first()
     catalog.save("a", 3)
     assert catalog.remove("a", "latest") == 1
@@ -198,7 +198,7 @@ def test_what_is_removed_is_gone(catalog):
 
 
 def test_buckets(catalog):
-    """A bucket has names of its own, and is removed with its objects only by force."""
+    """A bucket has a separate namespace, and is removed with its objects only by force."""
     team = catalog.create_bucket("team-a")
     assert catalog.bucket("team-a").list_objects() == []
     assert catalog.create_bucket("team-a").name == "team-a"
@@ -247,7 +247,7 @@ def test_statistics(catalog):
 
 
 def test_copies(catalog):
-    """A copy has the content and the metadata, and outlives what it was copied from."""
+    """A copy has the original's content and metadata, and outlives it."""
     catalog.save("a", BIG, "2.1", metadata={"stage": "test"})
     copied = catalog.copy("a", "b")
     assert (copied.version, copied.metadata, copied.type) == ("2.1", {"stage": "test"}, "ndarray")
@@ -264,7 +264,7 @@ def test_copies(catalog):
 
 
 def test_computed_once(catalog):
-    """What there is isn't computed; what is computed is saved, and returned as it is loaded."""
+    """An existing object isn't computed; a computed one is saved, and returned as if loaded."""
     calls = []
 
     def compute(value, factor=1):

@@ -155,7 +155,7 @@ def test_versions_tags_and_buckets(wire, catalog):
 
 @both
 def test_late_references_within_values(wire, catalog):
-    """Late references work within lists and dicts, as others do."""
+    """Late references work within lists and dicts, like others."""
     assert wire.run(wire.app.tasks["within"], {"models": [catalog.late(NAME)]}) == [1]
     shared = [catalog.late(NAME)]
     assert wire.run(wire.app.tasks["within"], {"models": shared, "same": shared}) == [1]
@@ -201,7 +201,7 @@ def test_a_signature_as_an_argument_stays_late(wire, catalog):
 
 @both
 def test_a_retry_receives_the_same_value(wire, catalog):
-    """A task that retries receives the value that it had, though there is a newer version."""
+    """A task that retries receives the same value again, even if there is a newer version."""
     assert wire.run(wire.app.tasks["flaky"], catalog.late(NAME)) == 1
     assert catalog.list_versions(NAME) == ["1", "2"]
 
@@ -213,7 +213,7 @@ def test_a_task_that_takes_a_ref_keeps_the_version(wire, catalog):
 
 
 def test_a_value_can_be_passed_on_after_its_version_was_removed(wire, catalog):
-    """A task may publish what it received late, though the object was removed meanwhile."""
+    """A task can publish what it received late, even if the object was removed meanwhile."""
     text = "immutable, so published by a known reference" * 100
     catalog.save("text", text)
     sent = []
@@ -269,7 +269,7 @@ def test_an_outage_sends_the_message_again(wire, catalog, monkeypatch, part, nam
 
 @both
 def test_data_cannot_imitate_a_late_reference(wire, catalog):
-    """Data of the form of a late reference stays data, and an altered one is refused."""
+    """Data that looks like a late reference stays data, and an altered one is refused."""
     late = catalog.late(NAME)
     for data in (in_message(late.wire), late.__json__(), late.wire):
         assert wire.run(wire.app.tasks["within"], {"models": [[data]]}) == [data]
@@ -377,7 +377,7 @@ def test_a_stored_result_is_not_stored_again(wire, catalog, monkeypatch):
 
 @pytest.mark.parametrize("options", ({"ignore_result": True}, {"offload": False}))
 def test_small_and_ignored_results_are_saved(wire, catalog, options):
-    """A result is saved although it is ignored, or small."""
+    """A result is saved even if it is ignored or small."""
     offload_ = {"save_as": "daily"} | ({} if "ignore_result" in options else {"enabled": False})
 
     def saving(number):
@@ -427,7 +427,7 @@ def test_wrong_names_are_refused(save_as):
 
 
 def test_a_call_cannot_save(wire, catalog):
-    """Messages don't say where results are saved: only the task has the option."""
+    """Only the task has the option to save results; messages can't set it."""
     with pytest.raises(ConfigurationError, match="'save_as': set it for the task"):
         wire.app.tasks["score"].apply_async((model(1),), offload={"save_as": "x"})
 

@@ -1,4 +1,4 @@
-"""How objects are used: counted by object over time, in bounded numbers, without requests."""
+"""Use of objects is counted by object over time, in bounded numbers, without requests."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_objects_leave_room_for_tasks(make_urls, monkeypatch, kind):
 
 
 def test_a_process_counts_few_objects_between_two_writes():
-    """However many objects a process loads, the labels of its tasks have room."""
+    """No matter how many objects a process loads, there is room for the labels of its tasks."""
     counters = Counters()
     for number in range(5_000):
         counters.of_object("default", str(number), catalog_loads=1)
@@ -119,7 +119,7 @@ def test_a_process_counts_few_objects_between_two_writes():
 
 
 def test_a_catalog_without_an_app_counts_if_asked(make_urls, tmp_path):
-    """With ``stats_interval``, a catalog of its own writes to the statistics of its store; loads
+    """With ``stats_interval``, a catalog without an app writes to its store's statistics; loads
     from local copies are hits.
     """
     url = make_urls("memory")

@@ -1,4 +1,4 @@
-"""Verify levels, with a node cache between the catalog and each store that may have one."""
+"""Levels of verification, with a node cache between the catalog and each remote store."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_an_altered_copy_is_fetched_again(catalog, folder, verify):
 
 
 def test_only_full_reads_what_the_store_has(catalog):
-    """A lost blob behind an intact copy is noticed by ``full`` alone, which reads the store."""
+    """Only ``full``, which reads the store, notices a lost blob behind an intact copy."""
     digests = [info.digest for info in catalog.store.blobs.scan()]
     catalog.store.blobs.delete(digests)
     for verify in ("none", "integrity"):
@@ -73,7 +73,7 @@ def test_only_full_reads_what_the_store_has(catalog):
 
 @pytest.mark.parametrize("urls", ("sqlite",), indirect=True)
 def test_full_notices_what_was_altered_in_the_store(catalog, tmp_path):
-    """An altered blob behind an intact copy is an IntegrityError for ``full`` alone."""
+    """Only ``full`` raises IntegrityError for an altered blob behind an intact copy."""
     with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
         rows = connection.execute("SELECT id, content FROM content").fetchall()
         row, content = max(rows, key=lambda row: len(row[1]))

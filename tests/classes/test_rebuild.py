@@ -385,7 +385,7 @@ def test_source_that_does_not_run_is_reported(text, module, said):
 
 
 def test_source_without_the_definition_is_refused():
-    """Only a class or function can result from source."""
+    """Source is refused unless it defines the class or function."""
     with pytest.raises(CodeRefused, match="does not define it"):
         build(source("F = 1"), record(), NoLoader())
     with pytest.raises(CodeRefused, match="does not define it"):

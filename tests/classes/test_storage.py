@@ -64,7 +64,7 @@ def storage(store):
     ((0, 0), (10, 0), (10, 10), (60_000, 10_000), (65_536, 0), (200_000, 70_000)),
 )
 def test_a_version_is_read_back(store, storage, size, source):
-    """A version, also with several pointers, is read as stored, and stored only once."""
+    """A version, even with several pointers, is read as stored, and stored only once."""
     stored = version(noise(size), noise(source, 2))
     assert storage.get([("shop.Filter", HASH)]) == [None]
     assert storage.put(stored)
@@ -103,7 +103,7 @@ def test_the_largest(memory):
 
 
 def test_a_version_is_complete_or_missing(memory):
-    """Whenever a writer dies, the version is complete or missing, and can be stored again."""
+    """No matter when a writer dies, the version is complete or missing, and can be stored again."""
 
     class Dying(Exception):
         pass

@@ -43,7 +43,7 @@ def started(project, redis, tmp_path):
 
 @pytest.mark.parametrize("backend", ("redis", "rpc://", "none"))
 def test_a_value_comes_back_with_every_result_backend(started, project, redis, backend):
-    """Its bytes travel through the store, not through broker or backend, also without a backend."""
+    """The value goes through the store, not through broker or backend, even without a backend."""
     worker = started(backend)
     out, _ = project.run(*PATIENT)
     published, sent, ran, back, total = out.splitlines()
@@ -114,7 +114,7 @@ def test_another_result_backend_is_recognized(started, project, redis):
     ),
 )
 def test_what_cannot_be_checked(project, tmp_path, more, settings, says):
-    """Where no value would pass through a worker, the command says so and sends none."""
+    """If no value would reach a worker, the command says so and sends nothing."""
     project.write(more, store=f"file://{tmp_path}/store", **settings)
     assert f"error    {says}" in project.run("check", code=1)[0]
 

@@ -1,4 +1,4 @@
-"""``celery offload types`` lists what a process carries, and how."""
+"""``celery offload types`` lists the types that a process can serialize, and how."""
 
 from __future__ import annotations
 

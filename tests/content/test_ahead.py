@@ -1,4 +1,4 @@
-"""A very large value is stored while it is hashed, by no more calls than that needs."""
+"""A very large value is stored while it is hashed, without additional calls."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_chunks_are_stored_while_others_are_hashed(make_parts, value, slow_hash)
 
 
 def test_a_value_in_the_store_is_looked_for_at_once(make_parts, value, slow_hash):
-    """If the first chunks are in the store, all others are looked for in one call."""
+    """If the first chunks are in the store, one call checks all others."""
     parts = make_parts()
     slow_hash.release(100)
     parts.put(value, native="pickle")
@@ -101,14 +101,14 @@ def test_a_value_in_the_store_is_looked_for_at_once(make_parts, value, slow_hash
 
 
 def test_smaller_values_take_one_look(make_parts, value):
-    """A value of less than 32 MiB takes one look and one write."""
+    """A value of less than 32 MiB takes one check and one write."""
     parts = make_parts()
     parts.put(value[: 7 * CHUNK], native="pickle")
     assert calls(parts) == [("hold", 8), ("put", 8)]
 
 
 def test_the_reference_is_the_same(make_parts, value):
-    """Whatever is stored early, the digest and the blobs are those of the value."""
+    """No matter what is stored early, the value has the same digest and blobs."""
     parts = make_parts()
     ref = parts.put(value, native="pickle")
     payload = parts.content.writer.serialize(value, "pickle")
@@ -174,7 +174,7 @@ def test_an_error_of_hashing_is_raised(make_parts, value, monkeypatch):
 
 
 def test_without_threads_a_value_is_hashed_in_place(make_parts, value, monkeypatch):
-    """If no thread can start, the value is hashed and stored all the same."""
+    """If no thread can start, the value is still hashed and stored."""
 
     def refuse(thread):
         raise RuntimeError("can't start new thread")

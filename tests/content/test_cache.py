@@ -93,7 +93,7 @@ def same(a, b):
 @pytest.mark.parametrize("verify", ("none", "entry", "always"))
 @pytest.mark.parametrize("name", VALUES)
 def test_a_second_reader_asks_the_store_for_nothing(machine, name, verify):
-    """A value that one process has fetched is read by another without a blob, and is equal."""
+    """After one process has fetched a value, another reads the same without fetching a blob."""
     ref = machine.put(VALUES[name])
     first, second = machine.reader(verify=verify), machine.reader(verify=verify)
     assert same(first.get(ref), VALUES[name])
@@ -158,7 +158,7 @@ def test_a_value_is_the_mapped_file(machine):
 
 
 def test_files_are_accessible_to_their_owner_only(machine):
-    """Folder and files are accessible to their owner only, whatever the umask."""
+    """Folder and files are accessible only to their owner, regardless of the umask."""
     before = os.umask(0)
     try:
         ref = machine.put(noise(LARGE))
@@ -443,7 +443,7 @@ def test_a_limit_of_file_sizes(machine):
 
 @pytest.mark.parametrize("number", (0, 1, 2, 1 + CHUNKS))
 def test_a_write_that_fails(machine, monkeypatch, number):
-    """Whichever write fails, first, middle, or last, the value is complete."""
+    """No matter which write fails, the first, a middle, or the last one, the value is complete."""
     ref = machine.put(noise(LARGE))
     writes = []
     pwrite = os.pwrite
@@ -538,7 +538,7 @@ def test_unused_files_are_removed(machine):
 
 
 def test_foreign_files_stay(machine):
-    """Files that are no values are neither counted nor removed."""
+    """Files that aren't values are neither counted nor removed."""
     machine.path.mkdir(mode=0o700)
     (machine.path / "notes.txt").write_bytes(bytes(MB))
     ref = machine.put(noise(LARGE))
@@ -762,7 +762,7 @@ def test_a_new_empty_part_is_left_alone(machine):
 
 
 def test_a_leftover_of_the_same_value_is_filled_again(machine):
-    """A leftover of the same value, whatever its content, is filled again."""
+    """A leftover file of the same value is filled again, regardless of its content."""
     ref = machine.put(noise(LARGE))
     machine.path.mkdir(0o700)
     machine.part(ref).write_bytes(b"x" * 3 * LARGE)
@@ -810,7 +810,7 @@ def test_where_there_is_no_cache(url, settings):
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
-    """The cache is in the configured folder, else in the user's own on a tmpfs, else nowhere."""
+    """The cache is in the configured folder, or else in the user's folder on a tmpfs, if any."""
     counters = Counters()
     named = open_cache("redis://host", Settings(cache=tmp_path, cache_size=5), counters)
     assert (named.folder.path, named.folder.limit()) == (tmp_path, 5)

@@ -232,7 +232,7 @@ def shown(value):
 
 
 def read(wire, task_id):
-    """Return all that a reader learns about a task."""
+    """Return everything that a reader can learn about a task."""
     result = AsyncResult(task_id, app=wire.app)
     return result.state, what_is(result.result), shown(result.traceback)
 
