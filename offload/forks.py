@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 _OURS = "offload-"  # prefix of the names of offload's threads
@@ -62,7 +64,7 @@ def _wait_for_imports() -> None:
 
 
 def _we_import() -> bool:
-    frames = sys._current_frames()  # noqa: SLF001 (documented)
+    frames = _frames()
     me = threading.get_ident()
     for thread in threading.enumerate():
         if thread.ident == me or not thread.name.startswith(_OURS):
@@ -73,3 +75,19 @@ def _we_import() -> bool:
                 return True
             frame = frame.f_back
     return False
+
+
+def _frames() -> dict[int, FrameType]:
+    """Return the current frame of each thread.
+
+    Before Python 3.12, Python holds a lock meanwhile that thread-local data also takes as it is
+    deleted. If the garbage collector ran then, the process would hang:
+    https://github.com/python/cpython/issues/106883
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()  # noqa: SLF001 (documented)
+    finally:
+        if collects:
+            gc.enable()

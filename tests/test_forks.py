@@ -36,16 +36,50 @@ threading.go_on.set()
 print(os.waitpid(pid, 0)[1])
 """
 
+COLLECTING = """
+import gc, os, threading
+from offload.forks import start_thread
 
-def test_no_child_is_forked_while_a_driver_is_imported(tmp_path):
-    """A child can import a module that a thread was importing at the fork."""
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTING, str(tmp_path)],
+go_on = threading.Event()
+for number in range(200):
+    start_thread(go_on.wait, f"offload-test-{number}")
+
+class Node:
+    pass
+
+gc.collect()
+for _ in range(20):
+    node = Node()
+    node.itself, node.local = node, threading.local()
+    node.local.value = 1
+del node
+gc.set_threshold(gc.get_count()[0] + 60)  # reached while the threads are looked at
+pid = os.fork()
+if not pid:
+    os._exit(0)
+print(os.waitpid(pid, 0)[1])
+"""
+
+
+def run(script, *args):
+    return subprocess.run(
+        [sys.executable, "-c", script, *args],
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
+
+
+def test_no_child_is_forked_while_a_driver_is_imported(tmp_path):
+    """A child can import a module that a thread was importing at the fork."""
+    done = run(IMPORTING, str(tmp_path))
+    assert done.stdout == "0\n", done.stderr
+
+
+def test_a_fork_survives_the_garbage_collector():
+    """A fork doesn't hang if garbage with thread-local data is due for collection."""
+    done = run(COLLECTING)
     assert done.stdout == "0\n", done.stderr
 
 
