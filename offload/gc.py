@@ -22,6 +22,7 @@ from offload.stores.protocols import Store, SweepItem
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
 
+_LATEST = 253_402_300_800.0  # the year 10000, in seconds since 1970
 NAME = "offload/gc"
 """Name of the sweeper's lock and of the pointer that records the last sweep."""
 LEASE = 60.0  # seconds for which a sweeper that crashed blocks others
@@ -192,6 +193,9 @@ def _note(store: Store, **known: Any) -> None:
 
 def _parse(written: bytes | None) -> LastSweep | None:
     try:
-        return LastSweep(**json.loads(written or b"null"))
-    except (TypeError, ValueError):  # no record, or a newer version's
+        found = LastSweep(**json.loads(written or b"null"))
+    except (TypeError, ValueError, RecursionError):  # no record, or a newer version's
         return None
+    times = (found.began, 0.0 if found.ended is None else found.ended)
+    is_valid = type(found.by) is str and all(type(at) in (int, float) for at in times)
+    return found if is_valid and all(0 <= at < _LATEST for at in times) else None

@@ -141,7 +141,14 @@ def test_the_last_sweep_is_recorded():
     assert second.ended == first.ended < second.began
 
 
-@pytest.mark.parametrize("note", (b"", b"{}", b"[]", b"\xff", b"5", json.dumps({"x": 1}).encode()))
+@pytest.mark.parametrize(
+    "note",
+    (
+        *(b"", b"{}", b"[]", b"\xff", b"5", json.dumps({"x": 1}).encode(), b"[" * 60_000),
+        *(b'{"by": 5, "began": 1}', b'{"by": "x", "began": "y"}', b'{"by": "x", "began": 1e300}'),
+    ),
+    ids=lambda note: note[:20],
+)
 def test_an_unreadable_record_is_ignored(note):
     """A record of a newer version, or a damaged one, doesn't prevent a sweep."""
     store = Sweepable(*ENDED)

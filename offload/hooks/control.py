@@ -296,6 +296,6 @@ def read_receipt(pointers: PointerStore, task_id: str) -> Receipt | None:
 def _parse(written: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(written or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

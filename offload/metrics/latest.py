@@ -23,6 +23,7 @@ from offload.text import reason_of
 logger = logging.getLogger(__name__)
 
 _NAME = "stats/errors"
+_GREATEST = 1 << 63  # more than any number in a record
 _VERSION = 1
 _MOST = 60  # maximum entries in the record
 _MOST_NEW = 40  # maximum entries that wait in a process
@@ -185,6 +186,8 @@ def _noted(item: Mapping[str, Any]) -> Noted:
         raise TypeError("not texts")
     if type(at) not in (int, float) or type(count) is not int:
         raise TypeError("not numbers")
+    if not (abs(at) < _GREATEST and 0 <= count < _GREATEST):
+        raise ValueError("too large")
     return Noted(
         kind[:_LONGEST],
         task[:_LONGEST],

@@ -85,6 +85,7 @@ _WORDS = b"offload statistics "
 _VERSION = b"1"
 _MOST = 256 << 20  # plain bytes
 _LARGEST = 1 << 63
+_DAMAGED = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 class Unreadable(ValueError):
@@ -130,7 +131,7 @@ def read_snapshot(written: bytes) -> Snapshot:
     try:
         content = json.loads(_plain(rest))
         return _snapshot(content)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, zlib.error) as exc:
+    except (*_DAMAGED, zlib.error) as exc:
         raise Unreadable(f"damaged ({type(exc).__name__})") from exc
 
 

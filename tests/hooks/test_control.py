@@ -6,7 +6,9 @@ import pytest
 from celery import Celery
 
 from offload import Offload
+from offload.hooks.control import Receipt, _write_receipt, read_receipt
 from offload.stores.file import FileStore
+from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock, blobs
 
 
@@ -77,3 +79,13 @@ def test_its_message_needs_no_store():
     message = app.amqp.as_task_v2("id", "offload.gc", [], {"dry_run": True})
     assert message.body[1] == {"dry_run": True}
     assert hook.counters.snapshot()["values_offloaded"] == 0
+
+
+@pytest.mark.parametrize("written", (b"", b"5", b"{", b'{"1": 5}', b"[" * 60_000))
+def test_a_damaged_receipt_is_none(written):
+    """What others wrote in place of the receipts of checks is none, and is replaced."""
+    pointers = MemoryStore().pointers
+    pointers.swap("offload/check", None, written)
+    assert read_receipt(pointers, "1") is None
+    _write_receipt(pointers, "1", Receipt("me", "1.0", "ref"))
+    assert read_receipt(pointers, "1") == Receipt("me", "1.0", "ref")

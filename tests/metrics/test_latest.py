@@ -67,6 +67,11 @@ def test_the_record_is_bounded(log, store):
         b'{"version":1,"errors":[{"kind":"errors_missing"}]}',
         b'{"version":1,"errors":[{"kind":1,"task":"","argument":"","at":1,"count":1,"text":""}]}',
         b'{"version":1,"errors":[{"kind":"","task":"","argument":"","at":"","count":1,"text":""}]}',
+        *(
+            b'{"version":1,"errors":[{"kind":"","task":"","argument":"","at":%b,"count":%b,"text":""}]}'
+            % pair
+            for pair in ((b"9" * 400, b"1"), (b"1e999", b"1"), (b"NaN", b"1"), (b"1", b"9" * 400))
+        ),
         b"[" * 60_000,
     ),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import zlib
 from collections import Counter
 from contextlib import suppress
 from itertools import count
@@ -362,6 +364,16 @@ def test_a_reset_includes_running_processes(shelf, process):
     assert process().total() == {NAME: 3}
 
 
+def written(**changes):
+    content = {
+        "total": {},
+        "series": {"minute": {}, "hour": {}, "day": {}},
+        "covers": {},
+        **changes,
+    }
+    return b"offload statistics 1\n" + zlib.compress(json.dumps(content).encode())
+
+
 FUTURE = b"offload statistics 2\n whatever"
 _WHOLE = write_snapshot(Snapshot())
 
@@ -375,6 +387,9 @@ _WHOLE = write_snapshot(Snapshot())
         _WHOLE.replace(b"\n", b"\nx", 1),
         FUTURE,
         b"offload statistics \n",
+        written(covers={"part": 10**400}),
+        written(total={NAME: 10**400}),
+        written(series={"minute": {"x": {}}, "hour": {}, "day": {}}),
     ),
 )
 def test_unreadable_snapshots_are_omitted_and_reported(shelf, process, content, caplog):

@@ -399,3 +399,22 @@ def test_a_blob_over_the_limit_is_not_loaded(store):
     store.blobs.put({digest: [content]}, HOUR)
     with pytest.raises(StoreError, match="larger than the limit"):
         list(store.blobs.get([digest], 999))
+
+
+@pytest.mark.parametrize("value", ("text", b"bytes", 1e300))
+def test_a_row_with_another_type_stops_nothing(store, path, value):
+    """A time that isn't a number, which only others write, doesn't stop lists, sweeps, or locks."""
+    digest, content = blob()
+    store.blobs.put({digest: [content]}, HOUR)
+    store.blobs.hold([digest], HOUR, "task:1")
+    store.leases.acquire("l", "me", HOUR)
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ("blob", "hold", "lease"):
+            connection.execute(f"UPDATE {table} SET until = ?", (value,))
+        connection.commit()
+    assert [info.digest for info in store.blobs.scan()] == [digest]
+    assert [peek.size for peek in store.blobs.peek([digest], 5)] == [len(content)]
+    assert list(store.blobs.sweep(dry_run=False)) == []
+    assert store.leases.read("l").owner == "me"
+    if value != 1e300:
+        assert store.leases.acquire("l", "you", HOUR)

@@ -178,7 +178,7 @@ class SQLiteBlobs:
             now = self._database.now()
             with self._database.reading() as connection:
                 rows = connection.execute(
-                    "SELECT id, digest, size, until FROM blob WHERE id > ? AND until > ?"
+                    "SELECT id, digest, size, until + 0.0 FROM blob WHERE id > ? AND until > ?"
                     " ORDER BY id LIMIT ?",
                     (last, now, _SCANNED),
                 ).fetchall()
@@ -193,7 +193,7 @@ class SQLiteBlobs:
         now = self._database.now()
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT digest, size, until, substr(content, 1, ?)"
+                "SELECT digest, size, until + 0.0, substr(content, 1, ?)"
                 " FROM blob JOIN content USING (id)"
                 " WHERE until > ? AND digest IN (SELECT value FROM json_each(?))",
                 (size, now, _listed(digests)),
@@ -256,7 +256,7 @@ class SQLiteBlobs:
         with self._database.reading() as connection:
             now = self._database.now()
             rows = connection.execute(
-                "SELECT digest, holder, until FROM hold"
+                "SELECT digest, holder, until + 0.0 FROM hold"
                 " WHERE until > ? AND digest IN (SELECT value FROM json_each(?))",
                 (now, _listed(digests)),
             ).fetchall()

@@ -121,7 +121,7 @@ class SQLiteLeases:
         with self._database.writing() as connection:
             now = self._database.now()
             row = connection.execute(
-                "SELECT owner, fence, until FROM lease WHERE name = ?", (name,)
+                "SELECT owner, fence, until + 0.0 FROM lease WHERE name = ?", (name,)
             ).fetchone()
             present, fence, until = row or ("", 0, 0.0)
             if until <= now:
@@ -146,7 +146,8 @@ class SQLiteLeases:
         now = self._database.now()
         with self._database.reading() as connection:
             row = connection.execute(
-                "SELECT owner, fence, until FROM lease WHERE name = ? AND until > ?", (name, now)
+                "SELECT owner, fence, until + 0.0 FROM lease WHERE name = ? AND until > ?",
+                (name, now),
             ).fetchone()
         return None if row is None else LeaseInfo(row[0], row[1], row[2] - now)
 
