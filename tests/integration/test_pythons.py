@@ -153,7 +153,7 @@ def test_a_worker_that_accepts_no_source(broker_server, store_server, tmp_path):
     ):
         message = script({**config, "ship_source": True}, fails=True)
     assert "WrongPython" in message.stderr
-    assert f"is the bytecode of {TAGS[OWN]}, this is {TAGS[other]}" in message.stderr
+    assert f"is bytecode of {TAGS[OWN]}, this is {TAGS[other]}" in message.stderr
     assert "offload_ship_source is not set here" in message.stderr
 
 

@@ -190,7 +190,7 @@ def test_wrong_credentials(s3, name):
         ("ExpiredToken", 400, "renew the credentials"),
         ("RequestTimeTooSkewed", 403, "clock is wrong.*NTP"),
         ("PermanentRedirect", 301, "region="),
-        ("NotImplemented", 501, "does not know"),
+        ("NotImplemented", 501, "doesn't support"),
         ("SomethingNew", 400, "refuses: 400 PutObject: SomethingNew injected"),
     ),
 )
