@@ -15,7 +15,7 @@ TIMEOUT = 120  # seconds that the driver would wait
 BOUND = 30  # seconds; more than needed, as the machine may be busy
 
 SCRIPT = """
-import os, sys, threading
+import asyncio, os, sys, tempfile, threading
 from celery import Celery, signals
 from offload.metrics.storage import sums_of
 from offload import Offload
@@ -26,6 +26,16 @@ hook = Offload(app, store=url, cache="off", mode=mode, secret="of sixteen charac
                retry={"max_retries": 0})
 if way != "idle":
     refs = [hook.put(bytes([number]) * 3_000_000) for number in range(3)]
+remembered = hook.memoize(60, version="1")(lambda rows: rows)
+if way == "memo":
+    remembered("r" * 3_000)
+elif way == "catalog":
+    from offload import Catalog
+    folder = tempfile.mkdtemp()
+    catalog = Catalog(hook.store, cache_dir=folder, offline="queue")
+    catalog.save("exit/model", "r" * 3_000)
+elif way == "coroutine":
+    asyncio.run(hook.aput("r" * 3_000_000))
 sums_of(hook.store).total()
 print('"ready"', flush=True)
 sys.stdin.readline()  # until the store is unreachable
@@ -33,6 +43,14 @@ hook.counters.add(values_seen=1)
 if way == "threads":  # busy when the process exits
     threading.Thread(target=hook.store.blobs.hold, args=([ref.digest for ref in refs], 10.0),
                      daemon=True).start()
+if way == "coroutine":  # its thread still waits for the store when the process exits
+    try:
+        asyncio.run(asyncio.wait_for(hook.aput("s" * 3_000_000), 0.5))
+    except asyncio.TimeoutError:
+        pass
+if way in ("memo", "catalog"):
+    busy = remembered if way == "memo" else lambda rows: catalog.save("exit/model", rows)
+    threading.Thread(target=busy, args=("t" * 3_000,), daemon=True).start()
 if way == "child":  # as billiard's children exit
     signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
     os._exit(0)
@@ -53,7 +71,13 @@ def check_exit(way, url, proxy, swallowed):
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("way", ("publisher", "observe", "threads", "child", "idle"))
+@pytest.mark.parametrize(
+    "way",
+    (
+        *("publisher", "observe", "threads", "child", "idle"),
+        *("memo", "catalog", "coroutine"),
+    ),
+)
 def test_redis(redis, way):
     """A process that has used Redis exits in time, whatever it still has to write."""
     with Proxy(redis.port) as proxy:
