@@ -162,6 +162,11 @@ class NotData(Exception):
         return NotData(self.reason, f"[{shown}]{self.path}", self.advice, final=self.final)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Return whether a library's Rust code panicked, for which PyO3 raises no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 CREATE_IN_TASK = "create it in the task, or send what it is created from"
 _PROCESS_MODULES = frozenset(
     {"_thread", "threading", "_io", "io", "socket", "_socket", "ssl", "_ssl", "select", "sqlite3"}

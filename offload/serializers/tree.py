@@ -29,7 +29,7 @@ import orjson
 
 from offload.errors import DeserializationError, OffloadError
 from offload.serializers import objects, scalars
-from offload.serializers.base import Code, NotData, Payload, advise
+from offload.serializers.base import Code, NotData, Payload, advise, is_panic
 from offload.serializers.plain import Raw, is_plain
 from offload.serializers.scalars import Node, text
 from offload.serializers.types import registry
@@ -85,6 +85,14 @@ class Tree:
     def encode(self, value: Any) -> Payload | None:
         """Serialize *value*. Raises NotData if it contains a value of another type."""
         try:
+            return self._written(value)
+        except BaseException as error:
+            if is_panic(error):
+                raise NotData("a library panicked while writing it") from None
+            raise
+
+    def _written(self, value: Any) -> Payload:
+        try:
             return self._encode(value, Writer(self._code, imports=self._imports))
         except TypeError:
             # orjson refused a part that it was to write as a whole, because of an int of more than
@@ -117,6 +125,10 @@ class Tree:
             raise DeserializationError(
                 f"tree cannot read the value: {type(error).__name__}: {error}"
             ) from error
+        except BaseException as error:
+            if is_panic(error):
+                raise DeserializationError("a library panicked while reading the value") from None
+            raise
 
 
 class Writer:

@@ -363,6 +363,26 @@ def test_a_decoder_that_fails_is_named_without_the_value(types, decoder, reason)
     assert SECRET not in text
 
 
+def test_a_panic_of_a_library_becomes_an_offload_error(types):
+    """A panic of Rust code, which is no Exception and would end the worker's process, becomes
+    offload's error, whether a registered function or a library raises it.
+    """
+    panic = pytest.importorskip("polars").exceptions.PanicException
+
+    def panics(*_given):
+        raise panic(SECRET)
+
+    blobs(decode=panics)
+    payload = Registry({"json"}).encode([Blob(b"")], "json")
+    with pytest.raises(DeserializationError, match="panicked") as caught:
+        Registry({"json"}).decode("tree", payload.head, stored(payload))
+    assert SECRET not in str(caught.value)
+    types.clear()
+    blobs(encode=panics)
+    with pytest.raises(SerializationError, match="panicked"):
+        Registry({"json"}).encode([Blob(b"")], "json")
+
+
 @pytest.mark.parametrize("accept", ({"json"}, {"json", "pickle"}), ids=("json", "pickle"))
 @pytest.mark.parametrize(
     ("encoder", "reason"),
