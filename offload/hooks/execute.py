@@ -232,12 +232,12 @@ def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable
 
 def guard(runtime: Runtime, task: Any) -> None:
     """Wrap the function that Celery will call: the task's own ``__call__``, else ``run``."""
-    if trace.task_has_custom(task, "__call__"):
-        kind = type(task)
-        if not hasattr(kind.__call__, GUARD):
-            kind.__call__ = _guarded_call(kind.__call__)
-    elif not hasattr(task.run, GUARD):
-        task.run = _guarded_run(runtime, task, task.run)
+    kind = type(task)
+    if kind.__call__ is Task.__call__:  # Celery's own, which it replaces in workers
+        if not hasattr(task.run, GUARD):
+            task.run = _guarded_run(runtime, task, task.run)
+    elif not (hasattr(kind.__call__, GUARD) or hasattr(task.run, GUARD)):
+        kind.__call__ = _guarded_call(kind.__call__)
     guard_task(runtime, task)
     if trace.task_has_custom(task, "before_start") and not hasattr(task.before_start, GUARD):
         task.before_start = _guarded_start(runtime, task, task.before_start)

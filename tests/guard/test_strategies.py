@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from celery import Task
 from celery.app import trace
 
 from offload.errors import BlobMissing, ConfigurationError, InvalidRef
@@ -110,6 +111,19 @@ def made_by(wire, tracer):
 
 def foreign(task):
     return trace.build_tracer._offload_original(task.name, task, app=task.app)
+
+
+def test_a_workers_protection_is_not_a_tasks_own_call(wire, monkeypatch):
+    """Celery protects its own ``__call__`` in workers; a task that doesn't define one is still
+    called by ``run``, as tracers do that undo the protection later.
+    """
+    monkeypatch.setattr(Task, "__call__", lambda self, *args: self.run(*args))
+    task = wire.app.tasks["length"]
+    assert trace.task_has_custom(task, "__call__")
+    hooks.guard(wire.hook._runtime, task)
+    monkeypatch.undo()
+    assert not trace.task_has_custom(task, "__call__")
+    assert wire.run(task, BIG) == len(BIG)
 
 
 def test_another_tracer_is_hooked(wire):

@@ -15,6 +15,7 @@ from offload import Offload
 from offload.errors import BlobMissing
 from offload.hooks.celery_internals import RESULT_META
 from offload.hooks.results import hook_backend
+from offload.hooks.runtime import results_as_refs
 from offload.ref import Keys
 
 VALUE = list(range(20_000))
@@ -127,6 +128,16 @@ def test_asking_parents_for_errors_opens_no_reference(app, opened):
         body._maybe_reraise_parent_error()
     assert opened == []
     assert body.get(timeout=5) == VALUE
+    assert len(opened) == 1
+
+
+def test_a_result_object_opens_its_reference_once(app, opened):
+    """However often it is read, as a reference or as a value, its reference is verified once."""
+    result = AsyncResult(stored(app), app=app)
+    opened.clear()
+    with results_as_refs():
+        assert result.result is result.result
+    assert result.get(timeout=5) == VALUE
     assert len(opened) == 1
 
 
