@@ -24,6 +24,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 MINIMUM = (3, 10)
 GROUP_EXTRAS = {
     "demo": ["cli", "pandas", "polars"],
+    "integrations": [],
     "test": ["all"],
     "bench": ["dashboard", "pandas", "polars", "prometheus", "s3"],
     "docs": [],

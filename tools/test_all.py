@@ -7,7 +7,8 @@ pyproject.toml allows, `newest` the newest available ones, and `celery-5.4` the 
 ones with the last Celery 5.4. Without arguments, it tests each Python and `lowest`.
 
 Fast tests use no real servers and workers (`make test` runs the others, on one Python). A small run
-of the demo checks in each environment that Celery works with real workers, too. Environments are
+of the demo checks in each environment that Celery works with real workers, too. With the lowest
+versions and with an earlier Celery, so do the tests of packages around Celery. Environments are
 kept in .venvs/ and reused. Interpreters are found on the PATH, under pyenv, and by uv.
 """
 
@@ -28,6 +29,18 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 CELERY = tuple(f"celery-5.{minor}" for minor in range(3, 8))
 OTHER = ("lowest", "newest", *CELERY)
 FAST = "not server and not integration"
+BATCHES = "celery-batches>=0.11"
+"""Allows no Celery from 5.7 on, and so is in no dependency group."""
+WITH_BATCHES = ("lowest", *(name for name in CELERY if name < "celery-5.7"))
+INTEGRATIONS = (
+    "tests/guard/test_failures.py::test_sentry",
+    "tests/guard/test_failures.py::TestHooks::test_locks_are_released",
+    "tests/guard/test_strategies.py",
+    "tests/hooks/test_tracing.py",
+    "tests/integration/test_locks.py",
+    "tests/integration/test_packages.py",
+)
+"""Tests of the packages that docs/migration/integrations.md lists."""
 
 
 def main(arguments: list[str]) -> int:
@@ -56,7 +69,11 @@ def main(arguments: list[str]) -> int:
             outcome[name], failed = "could not be set up", True
             continue
         bootstrap.say(f"fast tests on {name}")
-        verdict = "passed" if run_tests(python, pytest_arguments) else "tests failed"
+        verdict = "passed" if run_tests(python, ["-m", FAST, *pytest_arguments]) else "tests failed"
+        if name in WITH_BATCHES and not pytest_arguments:
+            bootstrap.say(f"tests of packages around Celery on {name}")
+            if not run_tests(python, list(INTEGRATIONS)):
+                verdict += ", packages failed"
         if not run_demo(python):
             verdict += ", demo failed"
         failed = failed or verdict != "passed"
@@ -103,6 +120,7 @@ def environment(name: str, interpreter: str) -> Path:
         str(python),
         *versions,
         *bootstrap.requirements("test"),
+        *([BATCHES] if name in WITH_BATCHES else []),
     ]
     if subprocess.run(command, env=env, check=False, cwd=ROOT).returncode:
         raise bootstrap.BootstrapError(f"{name}: uv couldn't install it; see its output above")
@@ -120,23 +138,23 @@ def _uv() -> list[str]:
 
 
 def _lowest(uv: list[str], env: dict[str, str], python: Path, venv: Path) -> Path:
-    """Write constraints with the lowest versions that pyproject.toml allows users to install.
+    """Write constraints with the lowest versions that pyproject.toml allows.
 
-    Test tools aren't constrained, and get the newest compatible versions.
+    They cover what users may install, and packages around Celery. Test tools aren't constrained,
+    and get the newest compatible versions.
     """
     target = venv / "lowest.txt"
     command = [*uv, "pip", "compile", "-q", "--resolution", "lowest-direct", "-p", str(python)]
     command += ["--no-header", "--no-annotate", "--no-emit-index-url", "-o", str(target)]
-    if subprocess.run(
-        [*command, "--extra", "all", "pyproject.toml"], env=env, check=False, cwd=ROOT
-    ).returncode:
+    command += ["--extra", "all", "--group", "integrations", "pyproject.toml", "-"]
+    if subprocess.run(command, env=env, check=False, cwd=ROOT, input=BATCHES, text=True).returncode:
         raise bootstrap.BootstrapError("no compatible set of lowest versions; see above")
     print(target.read_text())
     return target
 
 
 def run_tests(python: Path, arguments: list[str]) -> bool:
-    command = [str(python), "-m", "pytest", "-m", FAST, "-q", "-p", "no:cacheprovider"]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
     return subprocess.run([*command, *arguments], check=False, cwd=ROOT).returncode == 0
 

@@ -77,10 +77,31 @@ def record_spans(path: str) -> None:
     patch(celery=True)
 
 
+def record_opentelemetry(path: str) -> None:
+    """Make OpenTelemetry write the spans of its instrumentation, and offload's, to a file."""
+    from opentelemetry import trace
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+    class ToFile(SpanExporter):
+        def export(self, spans: Any) -> Any:
+            with Path(path).open("a") as lines:
+                lines.writelines(f"{span.to_json(indent=None)}\n" for span in spans)
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(ToFile()))
+    trace.set_tracer_provider(provider)
+    CeleryInstrumentor().instrument()
+
+
 if "OFFLOAD_TEST_APP" in os.environ:
     found = json.loads(os.environ["OFFLOAD_TEST_APP"])
     if spans := found.get("spans"):
         record_spans(spans)
+    if traces := found.get("traces"):
+        record_opentelemetry(traces)
     app = create(found)
     app.set_current()
     app.set_default()

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from celery import group
+from celery import VERSION, group
 
 from tests.support.apps import current
 from tests.support.processes import Process, environment, wait_until, worker
@@ -31,6 +31,18 @@ pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(1
 ROWS = [f"row {n}" for n in range(20_000)]
 TIMEOUT = 60
 DB = 7
+_OWN = {
+    "celery.delivery_info",
+    "celery.hostname",
+    "celery.reply_to",
+    "messaging.conversation_id",
+    "messaging.destination",
+    "messaging.message.id",
+}
+"""Attributes of a span that differ between two workers, or two messages."""
+_HAS_INSTRUMENTATION = find_spec("opentelemetry") is not None and (
+    find_spec("opentelemetry.instrumentation.celery") is not None
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +54,7 @@ def sides(broker_server, tmp_path_factory):
         "database": str(folder / "results.sqlite3"),
     }
     traced = find_spec("ddtrace") is not None
+    instrumented = _HAS_INSTRUMENTATION
     found = {}
     with ExitStack() as stack:
         stack.enter_context(redis_client(broker_server, db=DB)).flushdb()
@@ -53,6 +66,7 @@ def sides(broker_server, tmp_path_factory):
 
                 call_command("migrate", verbosity=0)
             config["spans"] = str(folder / f"spans-{offload}") if traced else None
+            config["traces"] = str(folder / f"traces-{offload}") if instrumented else None
             stack.enter_context(
                 worker(
                     folder,
@@ -76,6 +90,10 @@ def both(sides, job):
     return made
 
 
+pydantic_tasks = pytest.mark.skipif(VERSION < (5, 5), reason="Celery 5.5 added pydantic tasks")
+
+
+@pydantic_tasks
 def test_pydantic_tasks_get_models_and_give_their_data(sides):
     """A task with ``pydantic=True`` validates a large argument and dumps a large result."""
     order = {"customer": "Ada", "items": ROWS}
@@ -83,6 +101,7 @@ def test_pydantic_tasks_get_models_and_give_their_data(sides):
     assert ours == plain == {**order, "count": len(ROWS)}
 
 
+@pydantic_tasks
 def test_pydantic_tasks_refuse_wrong_data(sides):
     """A large argument that doesn't validate fails the task with pydantic's own error."""
 
@@ -144,7 +163,7 @@ def beat(config, folder, scheduler):
     """Run a real beat process."""
     command = [sys.executable, "-m", "celery", "-A", "tests.integration.packages_app", "beat"]
     command += ["-S", scheduler, "-l", "INFO", "--pidfile", ""]
-    quiet = {**config, "spans": None}
+    quiet = {**config, "spans": None, "traces": None}
     process = Process(command, folder / f"beat-{config['offload']}.log", environment(quiet))
     try:
         yield process
@@ -202,7 +221,10 @@ def test_flower_shows_tasks_and_no_usable_reference(sides, tmp_path):
         port = free_port()
         command = [sys.executable, "-m", "celery", "-A", "tests.integration.packages_app"]
         command += ["flower", "--address=127.0.0.1", f"--port={port}"]
-        env = {**environment({**config, "spans": None}), "FLOWER_UNAUTHENTICATED_API": "true"}
+        env = {
+            **environment({**config, "spans": None, "traces": None}),
+            "FLOWER_UNAUTHENTICATED_API": "true",
+        }
         log = tmp_path / f"flower-{config['offload']}.log"
         process = Process(command, log, env)
         try:
@@ -255,3 +277,47 @@ def test_ddtrace_records_the_same_spans(sides):
     plain, ours = both(sides, job)
     assert ours == plain
     assert ["celery.run", "length", 1] in ours
+
+
+@pytest.mark.skipif(not _HAS_INSTRUMENTATION, reason="the instrumentation is not installed")
+def test_opentelemetry_records_the_same_spans(sides):
+    """OpenTelemetry's instrumentation records the same spans of workers, with their attributes and
+    errors; with offload, spans of its own are next to them.
+    """
+
+    def job(app, config):
+        file = Path(config["traces"])
+
+        def spans():
+            return [json.loads(line) for line in file.read_text().splitlines()]
+
+        before = len(spans()) if file.exists() else 0
+        results = [app.tasks["length"].delay(ROWS), app.tasks["length"].delay(5)]
+        assert results[0].get(timeout=TIMEOUT) == len(ROWS)
+        with pytest.raises(Exception, match="len"):
+            results[1].get(timeout=TIMEOUT)
+        ids = {result.id for result in results}
+
+        def ended():
+            found = spans()[before:]
+            named = [each["attributes"].get("messaging.message.id") for each in found]
+            return found if ids <= {*named} else None
+
+        wait_until(ended, "the spans are written")
+        found = ended()
+        theirs = [each for each in found if each["name"].startswith("run/")]
+        return sorted(map(comparable, theirs), key=str), {each["name"] for each in found}
+
+    (plain, _), (ours, names) = both(sides, job)
+    assert ours == plain
+    assert [status for _, _, status, _ in ours] == ["ERROR", "UNSET"]
+    assert names >= {"run/length", "offload.fetch", "offload.decode"}
+
+
+def comparable(span):
+    """Return what two workers' spans of equal tasks have in common."""
+    attributes = {key: value for key, value in span["attributes"].items() if key not in _OWN}
+    events = [
+        (event["name"], event["attributes"].get("exception.type")) for event in span["events"]
+    ]
+    return span["name"], attributes, span["status"]["status_code"], events
