@@ -134,6 +134,8 @@ def parse_duration(text: str) -> float | None:
 
 def printable(text: str) -> str:
     """Escape nonprintable characters as Python does."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -256,7 +256,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
         return build(**call)  # which raises
     args, kwargs = local_values((args, kwargs))
     call.update(args=args, kwargs=kwargs)
-    call.update({field: local_values(call.get(field)) for field in _EMBEDDED})
+    call.update({field: local_values(call[field]) for field in _EMBEDDED if call.get(field)})
     options, facts = runtime.options(name, given)
     serializer = call.get("serializer") or runtime.app.conf.task_serializer
     resent = resending.get()
