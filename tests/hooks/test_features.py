@@ -361,6 +361,24 @@ def test_put_once_and_pass_often(wire, tasks):
     assert set(wire.calls) == {"get"}
 
 
+@pytest.mark.parametrize(("tracked", "days"), ((True, 7), (False, 1)))
+def test_a_queue_may_stand_still_over_a_weekend(tmp_path, tracked, days):
+    """By default, messages and puts hold their values for a week where holds are tracked; where
+    values live by age, for a day.
+    """
+    store = {} if tracked else {"store": f"file://{tmp_path}"}
+    wire = make_wire(watch=False, **store)
+
+    @wire.app.task(name="keep", shared=False)
+    def keep(value): ...
+
+    for send in (keep.delay, wire.hook.put):
+        send({**BIG, "by": repr(send)})
+        (info,) = wire.hook.store.blobs.scan()
+        assert 0.9 * days < info.ttl / 86400 <= 1.25 * days
+        wire.hook.store.blobs.delete([info.digest])
+
+
 def test_references_within_containers(wire, tasks):
     """Refs in lists, tuples and dicts of arguments arrive as their values."""
     ref = wire.hook.put(BIG)
@@ -977,6 +995,28 @@ def test_references_in_shared_and_cyclic_structures():
     assert wire.run(depth, doubled) == [100, True]
     assert wire.run(depth, cyclic) == [0, True]
     assert max(info.ttl for info in wire.hook.store.blobs.scan()) > wire.hook._runtime.grace
+
+
+def test_a_signature_in_lists_that_share_each_other():
+    """Under pickle, a signature in lists nested 40 times, each twice in the next, is found once,
+    and its reference is resolved.
+    """
+    wire = make_wire(conf={"task_serializer": "pickle"})
+    seen = []
+
+    @wire.app.task(name="see", shared=False)
+    def see(value):
+        for _ in range(40):
+            assert value[0] is value[1]
+            value = value[0]
+        seen.append(value[0]["args"])
+
+    nested = [see.s(wire.hook.put(BIG))]
+    for _ in range(40):
+        nested = [nested, nested]
+    see.delay(nested)
+    wire.work()
+    assert seen == [(BIG,)]
 
 
 @pytest.mark.parametrize("native", ("json", "msgpack", "yaml"))
