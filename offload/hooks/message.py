@@ -203,6 +203,7 @@ def _paths(data: Any, roots: frozenset[str]) -> Sequence[Path]:
             or not isinstance(path[0], str)
             or path[0] not in roots
             or not _PARTS.issuperset(map(type, path))
+            or (path[0] == "args" and type(path[1]) is int and path[1] < 0)
         ):
             raise _malformed()
     return data

@@ -235,7 +235,7 @@ def label(path: Path, parameters: Sequence[str] = ()) -> str:
         return "message"
     first, rest = str(path[0]), list(path[1:])
     key = rest[0] if rest else None
-    if first == "args" and isinstance(key, int) and key < len(parameters):
+    if first == "args" and isinstance(key, int) and 0 <= key < len(parameters):
         first, rest = parameters[key], rest[1:]
     elif first == "kwargs" and rest:
         first, rest = str(key), rest[1:]

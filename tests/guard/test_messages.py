@@ -117,6 +117,7 @@ def alive(bench, process):
 MALFORMED = [
     5, "x", [], {}, {"v": "1"}, {"v": True}, {"v": 1, "refs": 5}, {"v": 1, "refs": {"a": 1}},
     {"v": 1, "refs": [5]}, {"v": 1, "refs": [[]]}, {"v": 1, "refs": [["args"]]},
+    {"v": 1, "refs": [["args", -9]]}, {"v": 1, "refs": [["args", -1, 0]]},
     {"v": 1, "refs": [["args", 7]]}, {"v": 1, "refs": [["args", 0, "deeper"]]},
     {"v": 1, "refs": [["chain", 0]]}, {"v": 1, "refs": [["args", [0]]]},
     {"v": 1, "keep": [["nowhere", 0]]}, {"v": 1, "keep": None}, {"v": 1, "also": [5]},
