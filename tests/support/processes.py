@@ -37,10 +37,14 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENC
             error = None
         except Exception as exc:
             error = exc
-        now = time.monotonic()
-        if now > deadline:
+        if time.monotonic() > deadline:
             raise TimeoutError(f"not within {timeout:g} s: {what}") from error
-        time.sleep(min(1.0, max(0.01, 3 * (now - start))))
+        _pause_after(start)
+
+
+def _pause_after(start: float) -> None:
+    """Sleep three times as long as a check took that began at *start*, but 10 ms to 1 s."""
+    time.sleep(min(1.0, max(0.01, 3 * (time.monotonic() - start))))
 
 
 def end_process(process: subprocess.Popen[Any], sig: int) -> None:
@@ -131,12 +135,14 @@ class Process:
     def wait_for(self, condition: Callable[[], Any], what: str, timeout: float) -> Any:
         """Poll *condition* and return its first true result; on failure, show the log."""
         deadline = time.monotonic() + timeout
+        start = time.monotonic()
         while not (result := condition()):
             ended = self.popen.poll()
             if ended is not None or time.monotonic() > deadline:
                 how = f"ended with {ended}" if ended is not None else f"not within {timeout:g} s"
                 raise AssertionError(f"{what}: {how}\n{self.log()[-8000:]}")
-            time.sleep(0.02)
+            _pause_after(start)
+            start = time.monotonic()
         return result
 
     def finish(self, timeout: float) -> None:
