@@ -385,8 +385,9 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         for each in names:
             with suppress(ObjectNotFound):
                 other.remove(each)
+        now = self._content().now()
         for each in pointers.named():  # the numbers that its objects had
-            pointers.change_state(each, NameState.unnumbered)
+            pointers.change_state(each, lambda state: state.without(state.keys, now).unnumbered())
         if not pointers.unset_bucket() and not names:
             raise ObjectNotFound(f"there is no bucket {name!r}", argument=name)
 

@@ -469,6 +469,47 @@ def test_a_saver_that_was_stopped_too_long_takes_another_number(catalog, store, 
     assert held == [catalog.info(NAME, "2").holder]
 
 
+def test_a_removed_bucket_forgets_its_numbers(catalog, store):
+    """After a bucket was removed, its objects count from 1 again, unless a saver may still write
+    one of the numbers: for an hour, they go on.
+    """
+    now = [catalog._content().now()]
+    catalog._content().now = lambda: now[0]
+    team = catalog.bucket("team")
+    for version, lasts in (("1", 60), ("2", 60), ("3", 3601), ("1", 3601)):
+        assert team.save(NAME, 1).version == version
+        now[0] += lasts
+        catalog.remove_bucket("team", force=True)
+    assert not any("/team" in name for name in store.pointers.all)
+
+
+def test_the_next_number_follows_versions_below_failed_ones(catalog, store):
+    """If many savers of given versions fail, the next number follows the highest version that
+    exists nevertheless.
+    """
+    catalog.save(NAME, 1, "50")
+    store.pointers.before["catalog/"] = 10**9
+    for number in range(51, 60):
+        with pytest.raises(StoreUnavailable):
+            catalog.save(NAME, 2, number)
+    store.pointers.before.clear()
+    assert catalog.save(NAME, 3).version == "60"
+
+
+def test_an_emptied_store_is_used_with_its_new_key(catalog, store):
+    """After a store was emptied, and others have used it, a process that knew its old key reads
+    and saves as they do.
+    """
+    catalog.save(NAME, 1)
+    store.pointers._values.clear()
+    Catalog(store).save(NAME, 2)
+    signing = catalog._content().signing
+    later = signing._clock() + 2
+    signing._clock = lambda: later
+    assert catalog.load(NAME) == 2
+    assert catalog.save(NAME, 3).version == "2"
+
+
 def test_there_is_a_last_number(catalog):
     """After the greatest number that a version can have, a save without a version is refused, and
     says what to do.
