@@ -394,7 +394,7 @@ def test_an_interrupted_acquire_keeps_nothing(store, monkeypatch, runs):
             start(thread)
         raise KeyboardInterrupt
 
-    lock = Lock(store, NAME)
+    lock = Lock(store, NAME, ttl=10_000)  # the heartbeat would renew it later than this test ends
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):

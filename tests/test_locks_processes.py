@@ -15,6 +15,7 @@ import pytest
 
 from offload import Lock, LockLost, open_store
 from offload.testing.store import HOUR, unique
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -215,6 +216,9 @@ def test_a_release_wakes_all_that_wait(request, server, name):
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
+    servers = open_store(url).client
+    blocked = lambda: sum(info["blocked_clients"] for _, info in servers.each_server("INFO"))
+    wait_until(lambda: blocked() >= len(threads), "all wait")
     owner.pipe.send("release")
     owner.finish()
     for thread in threads:

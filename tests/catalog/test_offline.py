@@ -186,7 +186,7 @@ def test_without_offline_an_outage_is_an_error(proxy, make, there):
             assert len(catalog.load("model")) == LARGE
 
 
-def test_content_is_fetched_once(make, there, redis, tmp_path):
+def test_content_is_fetched_once(make, there, redis, tmp_path, caplog):
     """A value that was copied isn't fetched from the store again, and equal content isn't copied
     twice.
     """
@@ -199,6 +199,7 @@ def test_content_is_fetched_once(make, there, redis, tmp_path):
             there.store.blobs.delete([digest.digest])
     assert make()["a"] == make()["b"] == value
     assert blob_files(tmp_path) == files
+    assert caplog.text == ""  # neither was fetched again
 
 
 def test_an_altered_copy_is_not_used(proxy, make, there, tmp_path, caplog):
@@ -357,6 +358,17 @@ def test_saves_wait_while_the_store_refuses_the_client(proxy, make, there, monke
     assert catalog.waiting == 2
     assert not catalog.sync().failed
     assert [there.load("a", version) for version in (1, 2)] == [0, 1]
+
+
+def test_a_reference_does_not_wait(proxy, make, there):
+    """A save of a reference raises StoreUnavailable: its content is in the store alone."""
+    there.save("a", os.urandom(LARGE))
+    catalog = make("queue")
+    ref = catalog.ref("a")
+    proxy.refuse()
+    with pytest.raises(StoreUnavailable):
+        catalog.save("b", ref)
+    assert catalog.waiting == 0
 
 
 def test_a_journal_is_bounded(proxy, make, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -147,6 +148,12 @@ def test_a_field_that_no_state_has_is_refused(field, wrong):
     data = {**json.loads(STATE_WRITTEN.partition(" ")[2]), field: wrong}
     with pytest.raises(IntegrityError):
         read_state(pointer, seal(pointer, data, KEYS), KEYS)
+
+
+def test_a_record_is_of_its_pointers_version():
+    """A record of another version than its pointer's is refused, even if it is signed for it."""
+    with pytest.raises(IntegrityError, match="größe/model@2"):
+        read_record(POINTER, write_record(replace(RECORD, version="3"), POINTER, KEYS), KEYS)
 
 
 def test_what_users_see():
