@@ -27,20 +27,22 @@ from offload.errors import CodeRefused, StoreUnavailable, VersionMissing
 
 logger = logging.getLogger(__name__)
 
-_RECHECK = 60.0  # seconds for which a stored version is assumed to stay stored
+_RECHECK = 60.0  # seconds to assume that a stored version is still stored
 
 
 class Pusher:
     """Writes versions, and records what this process ships.
 
     Args:
-        registrations: what is registered here, and when to push it.
-        pair_of: returns the name and hash of a class or function of this process.
+        versions: reads and signs records.
+        registrations: objects registered here, and when to push them.
+        pair_of: returns the name and hash of a class or function in this process.
 
     Attributes:
-        stored: versions that this process shipped, and when it last checked that they are stored.
-        needs: versions that shipped ones need, directly or not.
-        needed_names: the names of these.
+        stored: versions that this process shipped, with the time of the last check that they are
+            stored.
+        needs: versions that these need, directly or indirectly.
+        needed_names: the names of the latter.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Pusher:
         """Ensure that a version to be sent is stored; push it if its registration allows."""
         now = self._versions.clock()
         before = self.stored.get(pair)
-        # An object that is run again in a notebook may have source now.
+        # An object from a notebook cell that was run again may have source now.
         is_other = self._without_source.get(pair, obj) is not obj
         if before is None or is_other or not 0 <= now - before < _RECHECK:
             try:
@@ -69,7 +71,7 @@ class Pusher:
             except StoreUnavailable:
                 if before is None:
                     raise
-                return  # it was stored a moment ago
+                return  # checked less than `_RECHECK` seconds ago
             self.stored[pair] = now
 
     def _ship(self, obj: Any, pair: ClassVersion, *, first: bool) -> None:
@@ -78,7 +80,7 @@ class Pusher:
             record = self._check_pushed(pair)
         elif push == AUTO and first:
             record = self.push(obj, pair)
-        else:  # pushing again would undo others' pushes and rollbacks
+        else:  # pushing again would undo pushes and rollbacks by other processes
             record = self.persist(obj, pair)
         self._without_source.pop(pair, None)
         if self._versions.config.ship_source and not record.source:
@@ -99,7 +101,7 @@ class Pusher:
         return there.record
 
     def _add_needs(self, record: Record) -> None:
-        """Record which versions a shipped one needs, and which these need, as far as trusted."""
+        """Record the versions that a shipped one needs, directly or indirectly, if trusted."""
         asked = [need for need in record.needs if need not in self.needs]
         while asked:
             found = self._versions.storage.read_records(
@@ -116,7 +118,7 @@ class Pusher:
             asked = [need for need in further if need not in self.needs]
 
     def push_all(self, objs: Sequence[Any]) -> dict[str, str]:
-        """Make all classes the latest version; return the hashes of those that changed, by name."""
+        """Make *objs* the latest versions; return the hashes of those that changed, by name."""
         pushed: dict[str, str] = {}
         pairs = [self._pair_of(obj) for obj in objs]
         names = [PointerNames(name) for name, _ in pairs]
@@ -145,9 +147,7 @@ class Pusher:
         return record
 
     def persist(self, obj: Any, pair: ClassVersion) -> Record:
-        """Store a version and those it needs, unless stored already; return the first one's
-        record.
-        """
+        """Store a version and those it needs, unless already stored; return its record."""
         records: dict[ClassVersion, Record] = {}
         made: list[tuple[StoredVersion, bytes | None]] = []
         asked = {pair: obj}
@@ -173,7 +173,7 @@ class Pusher:
     ) -> Record | None:
         """Return the record of an intact stored version; None if it is missing or damaged.
 
-        Unless *whole*, only its record is checked.
+        With *whole* false, this checks only the record.
         """
         if content is None:
             return None
@@ -191,7 +191,7 @@ class Pusher:
         return None
 
     def _lack(self, obj: Any, record: Record) -> str:
-        """Return why a stored record has to be replaced; "" if it doesn't."""
+        """Return why a stored record must be replaced; "" if it needn't be."""
         known = record.signature is None or record.signature.key in self._versions.policy.keys
         if self._versions.policy.mode == SIGNED or (
             self._versions.config.signer is not None and known
@@ -203,11 +203,11 @@ class Pusher:
         if self._versions.config.ship_source and not record.source:
             scope = self._registrations.scope.including(obj.__module__)
             if source_of(obj, scope, self._pair_of):
-                return f"{describe(record)} is without its source"
+                return f"{describe(record)} has no source"
         return ""
 
     def _put(self, stored: StoredVersion, replaced: bytes | None) -> Record:
-        """Store a version; return the record in the store, which may be another process's."""
+        """Store a version; return the stored record, which another process may have written."""
         record = stored.record
         if self._versions.storage.put(stored, replaced):
             self._versions.counters.add(classes_pushed=1)

@@ -1,8 +1,8 @@
 """Reduce classes, enums, and functions for pickle.
 
-Stored versions refer to functions of this module by name, so renaming one breaks stored data.
-cloudpickle reduces other objects; its own reducers of classes and functions are private, and any
-release may change them.
+Stored versions refer to functions in this module by name, so renaming one breaks stored data.
+cloudpickle reduces other objects. Its reducers for classes and functions aren't used, because they
+are private, and any release may change them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from offload.classes.library_internals import dataclass_constant
 
 _DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
 _MADE_BY_PYTHON = frozenset({"__dict__", "__weakref__", "__annotate_func__", "_abc_impl"})
-"""Attributes that Python creates with a class."""
+"""Attributes that Python creates for every class."""
 _MADE_BY_ENUM = frozenset(
     {
         "_generate_next_value_",
@@ -48,14 +48,14 @@ _OF_FUNCTIONS = (
 )
 
 Reduced = tuple[Callable[..., Any], tuple[Any, ...], Any, Callable[..., Any]]
-"""Constructor, its arguments, state (may refer to the new object), and state setter."""
+"""Constructor, its arguments, state (which may refer to the new object), and state setter."""
 
 
 # -- classes
 
 
 def reduce_class(cls: type) -> Reduced:
-    """Reduce a class to its bases and metaclass, needed to create it, and its attributes."""
+    """Reduce a class to its bases and metaclass, which are needed to create it, and attributes."""
     return _reduce_enum(cls) if issubclass(cls, Enum) else _reduce_plain(cls)
 
 
@@ -67,7 +67,7 @@ def _reduce_plain(cls: type) -> Reduced:
         at_once["__module__"] = cls.__module__
     if isinstance(own.get("__dict__"), property):
         at_once["__dict__"] = own["__dict__"]
-    if "__slots__" in own and NamedTuple not in bases:  # later they would have no effect
+    if "__slots__" in own and NamedTuple not in bases:  # must be set at creation
         at_once["__slots__"] = own["__slots__"]
     attributes = {name: value for name, value in _attributes(cls) if name not in at_once}
     args = (type(cls), cls.__name__, bases, at_once)
@@ -90,7 +90,7 @@ def set_class(cls: Any, state: tuple[dict[str, Any], list[type]]) -> None:
     attributes, registered = state
     for name, value in attributes.items():
         setattr(cls, name, value)
-    if "__firstlineno__" in attributes:  # setting others deletes it
+    if "__firstlineno__" in attributes:  # setting other attributes deletes it
         cls.__firstlineno__ = attributes["__firstlineno__"]
     for subclass in registered:
         cls.register(subclass)
@@ -100,8 +100,9 @@ def set_class(cls: Any, state: tuple[dict[str, Any], list[type]]) -> None:
 
 
 def _reduce_enum(cls: type[Enum]) -> Reduced:
-    """Reduce an enum with its aliases, and with the attributes that its ``__init__`` or
-    ``__new__`` set on members: these methods aren't called again.
+    """Reduce an enum with its aliases and its members' attributes.
+
+    ``__init__`` and ``__new__``, which set the attributes, aren't called again.
     """
     members = {name: member._value_ for name, member in cls.__members__.items()}
     of_members = {
@@ -146,10 +147,10 @@ def set_enum(cls: type[Enum], state: tuple[Any, dict[str, dict[str, Any]]]) -> N
 
 
 class Functions:
-    """Reduces the functions of one pickle, which keep sharing globals and closure variables.
+    """Reduces the functions of one pickle, preserving shared globals and closure variables.
 
     Args:
-        version: shown in tracebacks, such as ``shop.Filter@3f0c11aa9d52``.
+        version: the version to show in tracebacks, such as ``shop.Filter@3f0c11aa9d52``.
     """
 
     def __init__(self, version: str) -> None:
@@ -182,7 +183,8 @@ class Functions:
         )
 
     def reduce_cell(self, cell: CellType) -> tuple[Any, ...] | None:
-        """Reduce a closure variable of a function, empty: the functions that have it fill it.
+        """Reduce a closure variable to an empty cell, which its functions fill.
+
         Return None for other cells.
         """
         return (CellType, ()) if self._cells.get(id(cell)) is cell else None
@@ -196,7 +198,7 @@ def _content(cell: CellType) -> tuple[Any, ...]:
 
 
 def submodules(code: CodeType, values: list[Any]) -> Iterator[types.ModuleType]:
-    """Yield the imported submodules that *code* may reach as attributes of a package."""
+    """Yield the imported submodules that *code* may access as attributes of a package."""
     names = names_in(code)
     for package in values:
         if isinstance(package, types.ModuleType):
@@ -214,7 +216,7 @@ def make_function(
 
 
 def _placed(code: CodeType, file: str) -> CodeType:
-    """Return *code* and the code nested in it with another file name."""
+    """Return *code*, including nested code, with another file name."""
     constants = tuple(
         _placed(each, file) if isinstance(each, CodeType) else each for each in code.co_consts
     )

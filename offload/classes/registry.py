@@ -48,10 +48,12 @@ class ClassRegistry(StoredClasses):
         mode: what may be loaded: ``off`` (nothing), ``signed``, or ``trusted`` (everything).
         signing_key: signs pushed versions; see `offload.classes.keys`.
         verify_keys: keys whose signatures are accepted in mode ``signed``, besides *signing_key*.
-        allow: patterns of the names that may be loaded; empty: all.
-        ship_source: push source as well, and build from source what another Python version pushed.
+        allow: patterns of names that may be loaded; empty allows all.
+        ship_source: also push source, and build from source what another Python version pushed.
         counters: counts versions that are pushed, loaded, and refused.
         clock: returns seconds since 1970.
+
+    Methods that access the store raise StoreUnavailable while it is unavailable.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class ClassRegistry(StoredClasses):
     ) -> ClassRegistry:
         """Create a registry that calls *config* when it first needs its configuration.
 
-        It shares the registrations of *like*.
+        If *like* is given, the registry shares its registrations.
         """
         made = cls.__new__(cls)
         registrations = Registrations() if like is None else like._registrations
@@ -108,13 +110,13 @@ class ClassRegistry(StoredClasses):
 
     @property
     def signer_id(self) -> str | None:
-        """The id of the key that signs pushed versions; None if versions aren't signed."""
+        """The ID of the key that signs pushed versions; None if versions aren't signed."""
         signer = self._versions.config.signer
         return None if signer is None else signer.id
 
     @property
     def app(self) -> Any:
-        """The Celery app that loaded code refers to; None: the current one."""
+        """The Celery app that loaded code refers to; None for the current one."""
         return self._versions.config.app
 
     @property
@@ -123,7 +125,7 @@ class ClassRegistry(StoredClasses):
         return self
 
     def __reduce__(self) -> Any:
-        """Become the loading process's registry in shipped code, so that keys are never stored."""
+        """Pickle as a reference to the loading process's registry, so that keys aren't stored."""
         return own_registry, ()
 
     def check_keys(self) -> None:
@@ -143,8 +145,11 @@ class ClassRegistry(StoredClasses):
         Use it as a decorator, with or without arguments, or call it.
 
         Args:
-            push: ``auto``: push a version when it is first sent; ``manual``: require that it was
+            obj: a class, a function, or a module, including its submodules.
+            push: ``auto`` pushes a version when it is first sent; ``manual`` requires that it was
                 pushed before, for example by ``celery offload classes push``.
+
+        Returns *obj*. Raises ConfigurationError for another value of *push*, and NotShippable.
         """
         if push not in (AUTO, MANUAL):
             raise ConfigurationError(f"register(push={push!r}): expected 'auto' or 'manual'")
@@ -155,10 +160,10 @@ class ClassRegistry(StoredClasses):
 
     @property
     def registered(self) -> list[Any]:
-        """All registered classes and functions, including those of registered modules and their
-        submodules, which this imports.
+        """All registered classes and functions.
 
-        Objects of a module that can't be shipped are logged and left out.
+        Imports registered modules and their submodules to find theirs. Logs and omits objects of a
+        module that can't be shipped.
         """
         return self._registrations.all(self._is_shippable)
 
@@ -169,16 +174,17 @@ class ClassRegistry(StoredClasses):
 
     @property
     def scope(self) -> Scope:
-        """Configuration of what ships by value."""
+        """The scope of what ships by value."""
         return self._registrations.scope
 
     def ships_by_value(self, obj: Any) -> bool:
-        """Return whether workers can't be expected to import a class or function."""
+        """Return whether *obj* ships by value, because workers may be unable to import it."""
         return self.must_ship(obj) or obj in self.scope
 
     def must_ship(self, obj: Any) -> bool:
-        """Return whether a class or function ships even if pickle could import it: it is in
-        ``__main__``, registered, referred to by registered code, or loaded.
+        """Return whether a class or function ships even if pickle could import it.
+
+        That is so if it is in ``__main__``, registered, used by registered code, or loaded.
         """
         if self.scope.includes(obj.__module__) or self._loaded.pair_of(obj) is not None:
             return True
@@ -191,13 +197,15 @@ class ClassRegistry(StoredClasses):
 
     @property
     def can_push(self) -> bool:
-        """Whether this process can push: in mode ``signed``, that takes a signing key."""
+        """Whether this process can push; in mode ``signed``, this requires a signing key."""
         return self.policy.mode != SIGNED or self._versions.config.signer is not None
 
     # -- hashes
 
     def get_class_hash(self, cls: Any) -> str:
-        """Return the hash of a class or function; see `offload.classes.hashing`.
+        """Return the hash of a class or function: 64 hexadecimal digits.
+
+        See `offload.classes.hashing` for what it covers.
 
         Raises NotShippable (a TypeError) for anything else.
         """
@@ -207,9 +215,9 @@ class ClassRegistry(StoredClasses):
         """Compare a class with the latest version of its name in the store.
 
         Return ``untracked`` (there is none), ``synced``, or ``out_of_sync``. A version belongs to a
-        minor version of Python: if another one pushed the latest, the class is ``out_of_sync`` even
-        if its source is the same. A class that was built from source has the version it was built
-        from.
+        minor version of Python: if another one pushed the latest version, the class is
+        ``out_of_sync`` even if its source is identical. A class that was built from source has the
+        version that it was built from.
         """
         [sync] = self.sync_statuses([cls])
         return sync.status
@@ -239,7 +247,8 @@ class ClassRegistry(StoredClasses):
     def persist_class(self, cls: Any) -> str:
         """Store this version and those it needs without making it the latest; return its hash.
 
-        A stored version stays as it is, unless it lacks a required signature or its source.
+        A version that is already stored isn't changed unless it lacks a required signature or its
+        source.
         """
         pair = self._pair_to_send(cls)
         self._pusher.persist(cls, pair)
@@ -252,23 +261,22 @@ class ClassRegistry(StoredClasses):
         return pair[1]
 
     def push_all(self, classes: Iterable[Any] | None = None) -> dict[str, str]:
-        """Push everything registered, or *classes*; return the hashes of those that changed, by
-        name.
+        """Push *classes*, or everything registered; return changed hashes by name.
 
-        One round trip checks which versions are the latest and, where required, signed. It doesn't
+        One round trip checks which versions are the latest and, if required, signed. It doesn't
         check their content; `push` and `verify` do.
         """
         return self._pusher.push_all(self.registered if classes is None else list(classes))
 
     def ship(self, obj: Any) -> ClassVersion:
-        """Return the name and hash of an object to be sent, after ensuring that it is stored."""
+        """Make sure that an object to be sent is stored; return its name and hash."""
         pair = self._pair_to_send(obj)
         if self._loaded.pair_of(obj) is None:  # others come from the store
             self._pusher.ship(obj, pair)
         return pair
 
     def tag(self, name: str, tag: str, code_hash: str) -> None:
-        """Point a tag to a version, replacing the version it pointed to.
+        """Point a tag to a version, moving it from any other version.
 
         Raises UnknownClass, VersionMissing.
         """
@@ -285,23 +293,25 @@ class ClassRegistry(StoredClasses):
     def pull(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Any:
         """Return a class or function from the store: the latest version, or the requested one.
 
-        A process gets the same object each time: its own class, if that has this version.
+        A process gets the same object each time: its own class if that has this version.
 
         Args:
             name: module and qualified name; the last part is enough if it is unambiguous.
+            code_hash: the version's full hash.
+            tag: a tag of the version, instead of its hash.
 
         Raises:
-            UnknownClass: the store has nothing with this name (a ValueError).
-            VersionMissing: the store lacks this version (a FileNotFoundError).
-            CodeRefused: this process may not load it.
-            WrongPython: another minor version of Python pushed it, without source.
+            UnknownClass: if the store has nothing with this name (a ValueError).
+            VersionMissing: if the store lacks this version (a FileNotFoundError).
+            CodeRefused: if this process may not load it.
+            WrongPython: if another minor version of Python pushed it, without source.
         """
         return self.load(*self.resolve(name, code_hash, tag=tag))
 
     def resolve(
         self, name: str, code_hash: str | None = None, *, tag: str | None = None
     ) -> ClassVersion:
-        """Return the full name and the hash of the requested version. Raises as `pull` does."""
+        """Return the full name and hash of the requested version. Raises the errors of `pull`."""
         if code_hash is not None and tag is not None:
             raise ValueError("pass a hash or a tag, not both")
         if code_hash is not None:
@@ -320,7 +330,7 @@ class ClassRegistry(StoredClasses):
         return names.name, record.hash
 
     def load(self, name: str, code_hash: str) -> Any:
-        """Return the version with exactly this name and hash. Raises as `pull` does.
+        """Return the version with exactly this name and hash. Raises the errors of `pull`.
 
         Its code runs only after it and all versions it needs have been checked.
         """
@@ -345,10 +355,10 @@ class ClassRegistry(StoredClasses):
     def recover_class(self, name: str, code_hash: str) -> Any:
         """Read a version from the store again, verify its hash, and return it.
 
-        It is a new class, not the one `pull` returns. Raises as `pull` does, and CodeRefused if its
-        hash isn't *code_hash*. Hashing requires loading it, so only trusted code gets that far. A
-        class built from source has no hash to compare; its digests and, in mode ``signed``, its
-        signature are checked as always.
+        It is a new class, not the one that `pull` returns. Raises the errors of `pull`, and
+        CodeRefused if its hash isn't *code_hash*. Hashing requires loading it, so the version must
+        be trusted. A class built from source has no hash to compare; its digests and, in mode
+        ``signed``, its signature are checked as usual.
         """
         pair = self.full_name(name), check_hash(code_hash)
         loading = VersionLoader(self._versions, self, lambda _: None)
@@ -369,14 +379,15 @@ class ClassRegistry(StoredClasses):
     def verify(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
         """Return the record of a version that this process trusts, without running its code.
 
-        Raises as `pull` does, except WrongPython.
+        Raises the errors of `pull`, except WrongPython.
         """
         [(stored, _by)] = self._versions.read_trusted([self.resolve(name, code_hash, tag=tag)])
         return stored.record
 
     def check(self, name: str, code_hash: str | None = None, *, tag: str | None = None) -> Record:
-        """Return the record of a version that this process can load, with all that it needs,
-        without running their code. Raises as `pull` does.
+        """Check that this process can load a version and all that it needs; return its record.
+
+        Runs no code. Raises the errors of `pull`.
         """
         pair = self.resolve(name, code_hash, tag=tag)
         loading = VersionLoader(self._versions, self, lambda _: None)
@@ -395,7 +406,7 @@ class ClassRegistry(StoredClasses):
         try:
             self._pair(obj)
         except SerializationError as exc:
-            logger.warning("%s is left out: %s", name_of(obj), exc)
+            logger.warning("skipping %s: %s", name_of(obj), exc)
             return False
         return True
 
@@ -410,10 +421,10 @@ class ClassRegistry(StoredClasses):
         return PointerNames(stored.record.class_name), stored.record
 
     def _find(self, pair: ClassVersion) -> Any:
-        """Return a version that this process already has, None if it has to be loaded.
+        """Return a version that this process already has; None if it must be loaded.
 
-        Raises CodeRefused if the policy excludes it: data may not use a class just because it is
-        here.
+        Raises CodeRefused if the policy excludes it: data may not use a class just because this
+        process has it.
         """
         there = self._loaded.find(pair)
         if there is not None:

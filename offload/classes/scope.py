@@ -1,7 +1,7 @@
-"""Scope: what is registered and ships by value, and what the receiving process imports or has.
+"""The scope: what is registered and ships by value, and what the receiving process provides.
 
-Celery objects in shipped code become those of the process that loads the code. So the settings of
-an app, which hold passwords, are never stored.
+Celery objects in shipped code become those of the process that loads the code. So an app's
+settings, which contain passwords, are never stored.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ logger = logging.getLogger(__name__)
 
 AUTO, MANUAL = "auto", "manual"
 UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
-"""Built-in types that pickle can't find by name, such as those of code and cells."""
+"""Built-in types that pickle can't find by name, such as the types of code and cells."""
 _COMPILED = (type(str.upper), type(str.__len__))
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: created at run time, such as by a class statement
 
 
 class Scope:
-    """Modules whose classes and functions ship, and single objects of other modules.
+    """Modules whose classes and functions ship, and single objects from other modules.
 
-    Objects in ``__main__`` always ship, and so do those that can't be imported under their own
-    name: lambdas and what is defined within a function.
+    Objects in ``__main__`` always ship, and so do objects that can't be imported under their own
+    name: lambdas, and objects defined within a function.
 
     Args:
-        modules: names of modules; their submodules ship, too.
+        modules: names of modules, whose submodules also ship.
         single: names of classes and functions, such as ``shop.models.Filter``.
     """
 
@@ -62,8 +62,9 @@ class Scope:
         return not isinstance(obj, type) or not _is_compiled(obj)
 
     def is_apart(self, obj: Any) -> bool:
-        """Return whether *obj* is a version of its own wherever other code refers to it: a
-        shipped class, or a function that was registered by itself.
+        """Return whether *obj* is always a version of its own, even if other code refers to it.
+
+        That is so for shipped classes, and for functions that were registered individually.
         """
         if isinstance(obj, FunctionType):
             module = obj.__module__
@@ -71,7 +72,7 @@ class Scope:
         return isinstance(obj, type) and obj in self
 
     def includes(self, module: str | None) -> bool:
-        """Return whether all of a module ships."""
+        """Return whether a whole module ships."""
         if module is None or module == "__main__":
             return True
         if not self.modules:
@@ -87,14 +88,14 @@ class Scope:
 
 
 def _is_compiled(cls: type) -> bool:
-    """Return whether a class wasn't created by Python code; locks are such."""
+    """Return whether a class, such as that of locks, wasn't created by Python code."""
     return any(
         type(value) in _COMPILED and value.__objclass__ is cls for value in vars(cls).values()
     )
 
 
 def find_object(module: str | None, qualname: str) -> Any:
-    """Return the object with this name in an imported module, or None."""
+    """Return the object with this name in an imported module; None if there is none."""
     at: Any = sys.modules.get(module or "")
     for part in qualname.split("."):
         at = getattr(at, part, None)
@@ -102,9 +103,9 @@ def find_object(module: str | None, qualname: str) -> Any:
 
 
 def import_path(obj: Any) -> list[str] | None:
-    """Return where *obj* can be imported from: a module, as public as possible, and a name.
+    """Return a module, as public as possible, and a name by which *obj* can be imported.
 
-    Its own module may exist in one version of Python only, as ``pathlib._local`` does.
+    The object's own module may exist in only one version of Python, such as ``pathlib._local``.
     """
     if isinstance(obj, type) and obj in UNNAMED_TYPES:
         return ["types", UNNAMED_TYPES[obj]]
@@ -119,7 +120,7 @@ def import_path(obj: Any) -> list[str] | None:
 
 
 def find_in_modules(name: str, includes: Callable[[str], bool]) -> Any:
-    """Return the class or function with this name in one of the included modules, or None.
+    """Return the class or function with this name in one of the included modules; None if missing.
 
     Runs no code of modules or classes.
     """
@@ -143,9 +144,9 @@ class Registrations:
     """Registered objects and modules; several registries may share them.
 
     Attributes:
-        modules: registered modules by name, each ``auto`` or ``manual``.
-        objects: registered classes and functions by name, with the same.
-        scope: what ships by value. A registration replaces it.
+        modules: registered modules by name, with ``auto`` or ``manual``.
+        objects: registered classes and functions by name, with ``auto`` or ``manual``.
+        scope: what ships by value. Each registration replaces it by a new scope.
     """
 
     def __init__(self) -> None:
@@ -162,7 +163,7 @@ class Registrations:
         self.scope = Scope(self.modules, self.objects)
 
     def find(self, name: str) -> Any:
-        """Return the class or function registered under this name, or None."""
+        """Return the class or function registered under this name; None if there is none."""
         return self.objects.get(name, (None, ""))[0]
 
     def all(self, is_shippable: Callable[[Any], bool]) -> list[Any]:
@@ -182,7 +183,7 @@ class Registrations:
         return set(self.modules) | {obj.__module__ for obj, _ in self.objects.values()}
 
     def push_of(self, obj: Any) -> str:
-        """Return ``auto`` or ``manual`` as *obj* was registered; "" if it wasn't."""
+        """Return how *obj* was registered: ``auto`` or ``manual``; "" if it wasn't."""
         kept = self.objects.get(name_of(obj))
         if kept is not None and kept[0] is obj:
             return kept[1]
@@ -195,16 +196,16 @@ class Registrations:
 
 
 def check_shippable(obj: Any) -> Any:
-    """Return *obj*; raises NotShippable if it is neither a class nor a function."""
+    """Return *obj*. Raises NotShippable if it is neither a class nor a function."""
     if not isinstance(obj, (type, FunctionType)):
         raise NotShippable(f"expected a class or function, not a {type(obj).__name__}")
     return obj
 
 
 def _with_submodules(names: Iterable[str]) -> list[ModuleType]:
-    """Return modules and their submodules, by name; log those that can't be imported.
+    """Return modules and their submodules, given the names; log those that can't be imported.
 
-    A package's ``__main__`` is left out, because importing it may run a program.
+    Omits a package's ``__main__``, because importing it may run a program.
     """
     found: dict[str, ModuleType] = {}
     waiting = list(names)
@@ -217,7 +218,7 @@ def _with_submodules(names: Iterable[str]) -> list[ModuleType]:
             try:
                 import_module(each.name)
             except Exception as exc:
-                logger.warning("%s is left out, it cannot be imported: %r", each.name, exc)
+                logger.warning("skipping %s, which can't be imported: %r", each.name, exc)
             else:
                 waiting.append(each.name)
     return [found[name] for name in sorted(found)]
@@ -228,16 +229,14 @@ def _with_submodules(names: Iterable[str]) -> list[ModuleType]:
 _KINDS = (Celery, Task, Settings, Backend)
 
 loading_for: ContextVar[Any] = ContextVar("offload_loading_for", default=None)
-"""The app that code is loaded for; None: the current one."""
+"""The app that code is loaded for; None for the current one."""
 
 for_task: ContextVar[str] = ContextVar("offload_code_for_task", default="")
-"""The task, as ``name[id]``, whose arguments need code before it is Celery's current one."""
+"""The task, as ``name[id]``, whose arguments need code before it is Celery's current task."""
 
 
 def describe_app_part(obj: Any) -> tuple[str, str] | None:
-    """Return the kind and name of a Celery app, task, configuration, or backend; None for
-    others.
-    """
+    """Return the kind and name of a Celery app, task, configuration, or backend; else None."""
     if isinstance(obj, type) or not isinstance(obj, _KINDS):
         return None
     if isinstance(obj, Task):
@@ -265,7 +264,7 @@ own.__module__ = "offload.classes.apps"  # as stored versions name it
 
 
 def describe_task() -> str:
-    """Return which task code is loaded for, as part of a log line; "" if for none."""
+    """Return which task code is loaded for, as part of a log line; "" if there is none."""
     if for_task.get():
         return f" for task {for_task.get()}"
     return f" for task {current_task.name}[{current_task.request.id}]" if current_task else ""

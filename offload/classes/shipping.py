@@ -1,8 +1,8 @@
-"""Classes and functions in values: ship them by name and hash, and load them.
+"""Ship classes and functions in values by name and hash, and load them.
 
-Data must not choose what is imported. So a library function that both sides can import, such as
-``numpy.sum``, ships as a function without parameters that returns it: stored, signed, and subject
-to ``offload_code_allow`` under its name, as all shipped code.
+Data must not determine what is imported. So a library function that both sides can import, such as
+``numpy.sum``, ships as a function without parameters that returns it. Like all shipped code, this
+is stored, signed, and subject to ``offload_code_allow`` under its name.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from offload.classes.versions import ClassVersion
 _MARK = "__imports__"
 _TYPES_OF = frozenset({"builtins", "numpy"})
 """Modules of the types of functions: ``len``, ``json.dumps``, ``numpy.sum``, ``numpy.add``."""
-_known: dict[int, tuple[Any, Any]] = {}  # by id: some have no hash; modules keep them alive
+_known: dict[int, tuple[Any, Any]] = {}  # by id, as some aren't hashable; modules keep them alive
 
 
 def importer(obj: Any) -> Callable[[], Any] | None:
-    """Return the function to ship instead of *obj*; None if *obj* can't be imported."""
+    """Return a function to ship instead of *obj*; None if *obj* can't be imported."""
     kept, getter = _known.get(id(obj), (None, None))
     if kept is obj and getter is not None:
         return getter  # type: ignore[no-any-return]
@@ -44,11 +44,11 @@ def importer(obj: Any) -> Callable[[], Any] | None:
 
 
 def resolve(getter: Any) -> Any:
-    """Return the object that a loaded version imports; raises TypeError for other versions."""
+    """Return the object that a loaded version imports. Raises TypeError for other versions."""
     if not isinstance(getter, FunctionType) or getattr(getter, _MARK, None) is not True:
         raise TypeError("this version imports nothing")
     obj = getter()
-    _known[id(obj)] = obj, getter  # if it is sent back, it ships as that version
+    _known[id(obj)] = obj, getter  # so that it ships as that version if it is sent back
     return obj
 
 
@@ -76,7 +76,7 @@ class Shipping:
         if registry.policy.mode == OFF or not registry.ships_by_value(obj):
             return None
         if not registry.can_push and not registry.must_ship(obj):
-            return None  # workers without a key may define classes in functions
+            return None  # a worker without a key can't push; local classes are pickled as usual
         return registry.ship(obj)
 
     def must_ship(self, kind: type) -> bool:

@@ -2,12 +2,12 @@
 
 It consists of the statements of the class or function and of its shipped helper functions, their
 imports and constants, and the versions of other classes that they name. Another Python version
-builds the modules from that and runs the definitions; nothing else in the modules runs.
+builds the modules from these and runs the definitions; nothing else in the modules runs.
 
-A version has no source if it depends on something that isn't a class or function statement at the
-outermost level of a file or notebook cell, an import, or a constant of library types: on lambdas,
-closures, functions within functions, or constants that contain shipped objects. Changes to a class
-after its definition are in its hash and its bytecode, but not in its source.
+A version can depend only on top-level class or function statements of a file or notebook cell,
+imports, and constants of library types. If it depends on something else (lambdas, closures, nested
+functions, or constants that contain shipped objects), it has no source. Changes to a class after
+its definition are in its hash and its bytecode, but not in its source.
 """
 
 from __future__ import annotations
@@ -53,20 +53,21 @@ logger = logging.getLogger(__name__)
 _FORMAT = 2
 _NOT_TAKEN = frozenset({"__name__", "__package__", "__builtins__", "__spec__", "__loader__"})
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_SHOWN = 2000  # characters of a constant
+_SHOWN = 2000  # characters to show of a constant
 
 
 @dataclass
 class Module:
-    """State of a module besides its definitions.
+    """The state of a module besides its definitions.
 
     Attributes:
-        imports: names, and what they import: a module, and maybe a name in it.
-        modules: names of modules that are shipped, too.
-        celery: names of the Celery app and its parts; see `offload.classes.scope`.
-        versions: names of other classes: their name, hash, and whether a definition needs it
+        name: the module's name.
+        imports: for each name, the module that it imports, and perhaps a name in that module.
+        modules: for each name, the shipped module that it refers to.
+        celery: for each name, the Celery app, or part of it; see `offload.classes.scope`.
+        versions: for each name, another class's name and hash, and whether a definition needs it
             when it runs.
-        shown: constants as they are displayed.
+        shown: for each constant, the text to display.
     """
 
     name: str
@@ -83,11 +84,13 @@ class Source:
 
     Attributes:
         root: module and qualified name of the class or function.
-        outer: the version within which it is defined; None if it is outermost.
-        nested: classes within the class: their qualified name, and their version.
-        loads: submodules that have to be imported as attributes of their packages.
-        constants: by module and name, pickled, in base64.
-        definitions: in the order in which they are run.
+        outer: the version within which it is defined; None if it is at the top level.
+        nested: versions of classes within the class, by qualified name.
+        loads: submodules to import as attributes of their packages.
+        modules: the state of each module.
+        constants: constants by module and name, pickled, in base64.
+        definitions: the definitions, in the order in which to run them.
+        format: version of this format.
     """
 
     root: tuple[str, str]
@@ -104,7 +107,7 @@ class Source:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Source:
-        """Read a source; raises CodeRefused if it is malformed or from another release."""
+        """Parse a source. Raises CodeRefused if it is malformed or from another release."""
         try:
             plain = orjson.loads(content)
             if plain.get("format") != _FORMAT:
@@ -118,7 +121,7 @@ class Source:
             ) from exc
 
     def needs(self) -> dict[ClassVersion, bool]:
-        """Return the versions it refers to, and whether a definition needs them when it runs."""
+        """Return the versions it refers to, and whether a definition needs each when it runs."""
         needs = {} if self.outer is None else {(self.outer[0], self.outer[1]): True}
         for module in self.modules:
             for name, code_hash, early in module.versions.values():
@@ -130,11 +133,11 @@ class Source:
 
 
 def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], ClassVersion]) -> bytes:
-    """Return the source of *obj* as JSON; empty if it has none, which is logged as a warning.
+    """Return the source of *obj* as JSON; if it has none, log a warning and return ``b""``.
 
     Args:
         scope: what ships by value.
-        pair_of: returns the name and hash of a class or function that is shipped.
+        pair_of: returns the name and hash of a shipped class or function.
     """
     try:
         return _Collector(obj, scope, pair_of).collect().to_bytes()
@@ -145,7 +148,7 @@ def source_of(obj: Any, scope: Scope, pair_of: Callable[[Any], ClassVersion]) ->
 
 @lru_cache(maxsize=1000)
 def _warn(name: str, reason: str) -> None:
-    """Warn, once for each reason."""
+    """Warn once for each name and reason."""
     logger.warning(
         "%s is pushed without its source, so only workers of this Python version can load it: %s",
         name,
@@ -188,7 +191,7 @@ class _Collector:
         return source
 
     def _define(self, obj: Any) -> Definition:
-        """Add the statement of *obj*: after what it uses when it runs, before all else it uses."""
+        """Add the statement of *obj*: after what it uses when run, before what it uses later."""
         if id(obj) in self._definitions:
             return self._definitions[id(obj)]
         if obj.__name__ == "<lambda>" or "." in obj.__qualname__:
@@ -240,7 +243,7 @@ class _Collector:
             self._constants.setdefault(module, {})[name] = value
 
     def _is_helper(self, name: str, value: Any) -> bool:
-        """Return whether *value* is a function that ships with the root; raises NoSource."""
+        """Return whether *value* is a function that ships with the root. Raises NoSource."""
         function = inspect.unwrap(value)
         if isinstance(value, type) or not isinstance(function, FunctionType):
             return False
@@ -276,10 +279,10 @@ class _Collector:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles constants that contain nothing shipped."""
+    """Pickles constants; refuses those that contain shipped objects."""
 
     def __init__(self, file: io.BytesIO, scope: Scope) -> None:
-        super().__init__(file, protocol=4)  # every supported Python reads it
+        super().__init__(file, protocol=4)  # all supported Python versions can read it
         self._scope = scope
 
     def reducer_override(self, obj: Any) -> Any:
@@ -289,7 +292,7 @@ class _Pickler(pickle.Pickler):
             path = import_path(obj)
             moved = path is not None and path[0] != obj.__module__
             return (_imported, tuple(path)) if path and moved else NotImplemented
-        if isinstance(obj, typing.ForwardRef):  # it may hold code
+        if isinstance(obj, typing.ForwardRef):  # it may contain code
             return typing.ForwardRef, (obj.__forward_arg__,)
         return reduce_named(obj) or reduce_constant(obj) or NotImplemented
 
@@ -301,7 +304,7 @@ def _dump(value: Any, scope: Scope) -> bytes:
 
 
 def _imported(module: str, name: str | None = None) -> Any:
-    """Import a module, or an object by its name there. Stored constants name this function."""
+    """Import a module, or an object from it. Stored constants refer to this function by name."""
     imported = importlib.import_module(module)
     return imported if name is None else attrgetter(name)(imported)
 
@@ -310,7 +313,7 @@ def _imported(module: str, name: str | None = None) -> Any:
 
 
 def show_lines(content: bytes, record: Record) -> None:
-    """Have tracebacks of a loaded version show the lines of its source."""
+    """Make tracebacks of a loaded version show its source lines."""
     try:
         definitions = Source.from_bytes(content).definitions
     except CodeRefused:  # from another release; its bytecode still runs
@@ -326,13 +329,13 @@ def show_lines(content: bytes, record: Record) -> None:
 
 
 def diff(a: bytes, b: bytes, name_a: str, name_b: str) -> str:
-    """Return how source *b* differs from *a*, as a unified diff."""
+    """Return a unified diff from source *a* to source *b*."""
     old, new = ([f"{line}\n" for line in _shown(each).splitlines()] for each in (a, b))
     return "".join(difflib.unified_diff(old, new, name_a, name_b))
 
 
 def _shown(content: bytes) -> str:
-    """Format a source for display: module by module, with its definitions as written."""
+    """Format a source for display, module by module, with unchanged definitions."""
     source = Source.from_bytes(content)
     parts = [f"# within {label(source.outer)}"] if source.outer else []
     for module in source.modules:
@@ -354,7 +357,7 @@ vars(_repr).update({name: 10**6 for name in vars(_repr) if name.startswith("max"
 
 
 def _displayed(value: Any) -> str:
-    """Return how a constant is displayed: the same for equal values in all processes."""
+    """Return the text to display for a constant: the same for equal values in all processes."""
     try:
         text = _ADDRESS.sub("", _repr.repr(value))
     except Exception:

@@ -1,6 +1,6 @@
 """Versions in a store: their names, records, and stored form.
 
-Each file below is a pointer::
+These files are pointers::
 
     plugins/<Name>/<hash>.pkl       a version; never changed
     plugins/<Name>/latest.json      the record of the latest version
@@ -8,14 +8,14 @@ Each file below is a pointer::
     plugins/<Name>/<hash>.<digest prefix>.<number>.pkl
                                     another part of a long version
 
-``<Name>`` is the module and qualified name, such as ``shop.models.Filter``. Characters that a
-pointer's name can't hold are written as ``-`` and two hexadecimal digits per byte of UTF-8. A name
-that is too long is cut and ends in ``--`` and 16 digits of its SHA-256.
+``<Name>`` is the module and qualified name, such as ``shop.models.Filter``. Characters that aren't
+allowed in a pointer's name are written as ``-`` and two hexadecimal digits per byte of UTF-8. A
+name that is too long is cut and ends in ``--`` and 16 digits of its SHA-256.
 
-``<hash>.pkl`` holds the pickle, the source if there is one, the record as JSON, and the record's
+``<hash>.pkl`` contains the pickle, the source if there is one, the record as JSON, and the record's
 length in four bytes (big endian). A version longer than a pointer's limit continues in further
 parts. These are written first, and their names depend on their content. So a version is stored
-completely or not at all, even if several processes push it at once.
+completely or not at all, even if several processes push it at the same time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ _LONGEST = 100
 
 
 def name_of(obj: Any) -> str:
-    """Return the name that a class or function ships under: its module and qualified name."""
+    """Return the name under which a class or function ships: its module and qualified name.
+
+    Raises NotShippable for other objects.
+    """
     qualname = getattr(obj, "__qualname__", None)
     if not isinstance(qualname, str):
         raise NotShippable(f"expected a class or function, not a {type(obj).__name__}")
@@ -57,12 +60,12 @@ def name_of(obj: Any) -> str:
 
 
 def label(pair: ClassVersion) -> str:
-    """Return a version for people, such as ``shop.Filter@3f0c11aa9d52``."""
+    """Format a version for people, such as ``shop.Filter@3f0c11aa9d52``."""
     return f"{pair[0]}@{pair[1][:12]}"
 
 
 def check_hash(code_hash: str) -> str:
-    """Return *code_hash*; raises ValueError if it is malformed."""
+    """Return *code_hash*. Raises ValueError if it is malformed."""
     if not isinstance(code_hash, str) or not _HASH.fullmatch(code_hash):
         raise ValueError(f"not the hash of a class: {code_hash!r:.100}")
     return code_hash
@@ -95,7 +98,7 @@ class PointerNames:
         return [f"{prefix}.{number}.pkl" for number in range(1, count)]
 
     def tag(self, tag: str) -> str:
-        """Return the pointer of a tag; raises ValueError if the tag is malformed."""
+        """Return the name of a tag's pointer. Raises ValueError if the tag is malformed."""
         if not isinstance(tag, str) or not _TAG.fullmatch(tag) or tag == "latest":
             raise ValueError(
                 f"not a tag: {tag!r:.60}; a tag is 1 to 40 of A-Z a-z 0-9 . _ -, and not 'latest'"
@@ -128,11 +131,11 @@ def tag_purpose(tag: str) -> str:
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature.
+    """A signature of a record.
 
     Attributes:
-        key: id of the key that signed (see `offload.classes.keys`).
-        value: the signature in hex.
+        key: ID of the signing key (see `offload.classes.keys`).
+        value: the signature, in hexadecimal digits.
     """
 
     key: str
@@ -148,15 +151,15 @@ class Record:
         hash: the version's code hash; see `offload.classes.hashing`.
         digest: digest of the pickle.
         size: size of the pickle in bytes.
-        python: the Python that its bytecode is for, such as ``cpython-311``.
+        python: the Python version of its bytecode, such as ``cpython-311``.
         kind: ``class`` or ``function``.
         purpose: ``version``, ``latest``, or ``tag <tag>``. A signature is valid for one purpose.
         created: when it was pushed, in seconds since 1970.
-        modules: other modules whose code shipped with it; needed to compute its hash.
-        needs: the versions of other classes that it refers to, as (name, hash).
-        source: digest of the source that was pushed with it; "" if none was.
+        modules: other modules whose code was shipped with it; needed to compute its hash.
+        needs: versions of other classes that it refers to, as (name, hash).
+        source: digest of the source that was pushed with it; "" if there is none.
         source_size: size of the source in bytes.
-        signature: None if it isn't signed.
+        signature: the signature; None if it isn't signed.
     """
 
     class_name: str
@@ -190,7 +193,7 @@ class Record:
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> Record:
-        """Parse a record; raises CodeRefused, naming *where*, if it is malformed."""
+        """Parse a record. Raises CodeRefused, naming *where*, if it is malformed."""
         try:
             return _read(orjson.loads(content))
         except (ValueError, TypeError, KeyError) as exc:
@@ -198,7 +201,7 @@ class Record:
 
 
 def describe(record: Record) -> str:
-    """Return a record for people, such as ``class shop.Filter@3f0c11aa9d52``."""
+    """Format a record for people, such as ``class shop.Filter@3f0c11aa9d52``."""
     return f"{record.kind} {label(record.pair)}"
 
 
@@ -240,7 +243,7 @@ _SEALED = b"\x02\x80"  # start of one, see `offload.encryption.sealing`; no pick
 _SEALING = 38  # bytes that sealing adds
 
 LARGEST = 16 << 20
-"""Limit on the size of a version, in bytes."""
+"""Maximum size of a version, in bytes."""
 _LENGTH = 4
 
 
@@ -285,7 +288,7 @@ class Storage:
         self._retrying = retrying
 
     def read(self, names: Iterable[str]) -> list[bytes | None]:
-        """Return the contents of pointers, in one round trip if the store supports that."""
+        """Return the contents of pointers, in one round trip if the store supports it."""
         names = list(names)
         if not names:
             return []
@@ -302,9 +305,9 @@ class Storage:
     # -- versions
 
     def put(self, stored: StoredVersion, replaced: bytes | None = None) -> bool:
-        """Store a version if its pointer has the value *replaced* (None: is unset).
+        """Store a version if its pointer has the value *replaced* (None if it must be unset).
 
-        Returns whether it was stored.
+        Return whether it was stored. Raises SerializationError if it is too large.
         """
         record = stored.record
         names = PointerNames(record.class_name)
@@ -331,16 +334,16 @@ class Storage:
         return self.swap(names.version(record.hash), replaced, bytes(body[:first]) + tail)
 
     def _set(self, name: str, part: bytes) -> None:
-        """Set a pointer whose name determines its content; replace altered content."""
+        """Set a pointer whose name determines its content, replacing altered content."""
         if not self.swap(name, None, part):
             [there] = self.read([name])
             if there != part:
                 self.swap(name, there, part)
 
     def get(self, versions: Iterable[tuple[str, str]]) -> list[StoredVersion | None]:
-        """Return versions by name and hash; None for a missing one. Trust isn't checked.
+        """Return versions by name and hash, without verifying signatures; None if missing.
 
-        Raises CodeRefused for a malformed one.
+        Raises CodeRefused if a version is malformed.
         """
         asked = [(PointerNames(name), code_hash) for name, code_hash in versions]
         found = self.read(names.version(code_hash) for names, code_hash in asked)
@@ -354,8 +357,9 @@ class Storage:
         return versions_in(self.names(names.folder))
 
     def read_records(self, pointers: Iterable[str]) -> list[Record | None]:
-        """Return the records of versions by their pointers; None for one that is missing or
-        malformed, or was moved there from another pointer.
+        """Return the records of versions by pointer.
+
+        A record is None if it is missing or malformed, or was moved there from another pointer.
         """
         pointers = list(pointers)
         found: dict[str, Record] = {}
@@ -367,18 +371,18 @@ class Storage:
         return [found.get(pointer) for pointer in pointers]
 
     def records(self, names: PointerNames) -> list[Record]:
-        """Return the records of all versions of a class, the oldest first."""
+        """Return the records of all versions of a class, oldest first."""
         found = [names.version(code_hash) for code_hash in self.hashes(names)]
         contents = zip(found, self.read(found), strict=True)
         records = [_split(name, content)[0] for name, content in contents if content is not None]
         return sorted(records, key=lambda record: record.created)
 
     def record(self, names: PointerNames, code_hash: str, content: bytes) -> Record:
-        """Parse the record of a version from a pointer's *content*; raises as `get` does."""
+        """Parse a version's record from a pointer's *content*. Raises the errors of `get`."""
         return self._read_first(names, code_hash, content)[0]
 
     def stored(self, names: PointerNames, code_hash: str, content: bytes) -> StoredVersion:
-        """Return the version whose first part is *content*; raises as `get` does."""
+        """Return the version whose first part is *content*. Raises the errors of `get`."""
         record, body = self._read_first(names, code_hash, content)
         size = record.size + record.source_size
         if size > LARGEST:

@@ -51,10 +51,10 @@ def data_and_mask(array: Any) -> tuple[Any, Any]:
 
 
 def index_hashes(index: Any) -> Any:
-    """Return the 32-bit hashes by which pandas compares the items of an index; None if nobody can
-    choose items with equal ones.
+    """Return the 32-bit hashes by which pandas compares an index's items.
 
-    Items of less than 64 bits have different hashes, and those of texts are random.
+    Return None if an attacker can't choose items with equal hashes: items of less than 64 bits have
+    different hashes, and those of strings are random.
     """
     import numpy as np
 

@@ -173,7 +173,7 @@ def prune(ctx: click.Context, older_than: float, dry_run: bool, as_json: bool) -
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the pickle to this file without loading it, whatever the settings allow.",
+    help="Write the pickle to this file without loading it, regardless of the settings.",
 )
 @as_json
 @click.pass_context

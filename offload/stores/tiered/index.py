@@ -296,7 +296,7 @@ class MemoryTierIndex:
 Clock = Callable[[], float]
 
 AHEAD = 0.5
-"""Extra share of life that a tier without versions is asked for."""
+"""Share by which longer promises are requested from a tier without versions."""
 
 
 class Tier:
@@ -353,15 +353,15 @@ class Tier:
 
 
 def tier_name(url: str) -> str:
-    """Return the name of the tier at *url*: the same whatever options it is opened with."""
+    """Return the name of the tier at *url*, which doesn't depend on the options in the URL."""
     return url.partition("?")[0]
 
 
 def sweep(index: TierIndex, tier: Tier, *, dry_run: bool) -> Iterator[SweepItem]:
     """Delete expired blobs from *tier*, unless *dry_run*, and yield them.
 
-    Blobs with an entry expire when nothing needs them according to *index*, all others by
-    their age. In a tier without versions, all expire by their age.
+    Blobs with an entry are deleted if nothing needs them according to *index*; all others, and all
+    blobs of a tier without versions, by age.
     """
     if tier.versioned is None:
         yield from tier.store.sweep(dry_run=dry_run)
