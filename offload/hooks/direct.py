@@ -40,6 +40,7 @@ from offload.hooks.paths import (
 from offload.hooks.runtime import Runtime
 from offload.ref import LostValue, Ref, no_refs_within, wire_text
 from offload.serializers.choose import Registry
+from offload.text import reason_of
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _TO_RESOLVE = (Ref, LostValue)
@@ -238,10 +239,10 @@ def _resolve_pickled(runtime: Runtime, task: Any, value: Any) -> Any:
     except Exception as exc:
         raise ConfigurationError(
             f"task {task.name!r} has its own Strategy, {task.Strategy!r}, and receives data that "
-            f"can't be pickled, so offload can't find references in it: {type(exc).__name__}: "
-            f"{exc}. Turn offload off for this task: offload=False",
+            f"can't be pickled, so offload can't find references in it: {reason_of(exc)}. Turn "
+            "offload off for this task: offload=False",
             task=task.name,
-        ) from exc
+        ) from None
     if not pickler.refs:
         return value
     try:

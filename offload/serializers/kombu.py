@@ -11,7 +11,7 @@ from kombu.serialization import registry
 from offload.errors import DeserializationError, SerializationError, SerializerNotAccepted
 from offload.serializers.base import Payload, utf8
 from offload.serializers.library_internals import codec
-from offload.text import type_name
+from offload.text import reason_of, type_name
 
 PREFIX = "native:"
 
@@ -92,4 +92,7 @@ def decode(celery_serializer: str, head: memoryview, buffers: Sequence[memoryvie
     except ContentDisallowed as error:
         raise SerializerNotAccepted(str(error)) from error
     except Exception as error:
-        raise DeserializationError(f"{celery_serializer} cannot read the value: {error}") from error
+        # Its text may quote the value.
+        raise DeserializationError(
+            f"{celery_serializer} cannot read the value: {reason_of(error)}"
+        ) from None

@@ -15,7 +15,7 @@ import pydantic
 import pytest
 
 from offload import Ref
-from offload.errors import SerializationError
+from offload.errors import DeserializationError, SerializationError
 from offload.serializers import Registry
 
 
@@ -92,4 +92,14 @@ def test_a_frame_that_needs_arrow_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "offload.serializers.arrow", raising=False)
     with pytest.raises(SerializationError, match=r'pip install "offload\[pandas\]"$') as caught:
         Registry({"json"}).encode(frame, "json")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_error_of_reading_shows_no_value():
+    """What YAML says about text that it can't read quotes it; the error names the kind only."""
+    body = memoryview(b"password: hunter2: x")
+    with pytest.raises(
+        DeserializationError, match=r"yaml cannot read the value: \w+Error$"
+    ) as caught:
+        Registry({"yaml"}).decode("native:yaml", b"utf-8", [body])
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
