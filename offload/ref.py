@@ -1,4 +1,4 @@
-"""Ref: the claim check that travels instead of a value.
+"""`Ref`, the claim check that is sent instead of a value.
 
 Its wire form is plain data, the same under every serializer::
 
@@ -69,7 +69,7 @@ _within_values: ContextVar[bool] = ContextVar("offload_within_values", default=F
 
 
 class Late(NamedTuple):
-    """What a late reference stands for: whatever the catalog has when a task starts."""
+    """The object of a late reference, looked up in the catalog when a task starts."""
 
     bucket: str
     name: str
@@ -80,19 +80,19 @@ class Late(NamedTuple):
 class Ref(Generic[T]):
     """A reference to a stored value.
 
-    Pass it to a task in place of the value: the task receives the value. A parameter
-    annotated ``Ref`` or ``Ref[DataFrame]`` receives the reference itself, and the task
-    calls `get` when (and if) it wants the value.
+    Pass it to a task instead of the value: the task receives the value. A parameter
+    annotated ``Ref`` or ``Ref[DataFrame]`` receives the reference itself; the task then
+    calls `get` if it needs the value.
 
     Attributes:
-        digest: of the stored content; equal values serialized in the same way have
-            equal digests. None for a small value inside the reference.
+        digest: digest of the stored content; equal values that are serialized in the same way
+            have equal digests. None for a small value inside the reference.
         size: bytes of the serialized value.
         serializer: name of the serializer that reads it.
-        type: name of the value's type, for people.
+        type: name of the value's type, for display.
         created: when the reference was created, in seconds since 1970.
         until: when its hold expires at the earliest, in seconds since 1970.
-        late: what a late reference stands for, see `offload.Catalog.late`; None for others.
+        late: the object of a late reference, see `offload.Catalog.late`; None for others.
     """
 
     digest: Digest | None
@@ -107,13 +107,14 @@ class Ref(Generic[T]):
     late: Late | None = None
 
     def get(self) -> T:
-        """Return the value, a new private copy at every call.
+        """Return the value, as a new private copy at each call.
 
         Raises:
-            InvalidRef: the reference isn't from a task, a result, or `Offload.put`, so it
-                isn't bound to a store; see `Offload.get`.
-            BlobMissing, IntegrityError, StoreUnavailable: the store doesn't have the value, or
-                an altered one, or is unavailable.
+            InvalidRef: if the reference isn't from a task, a result, or `Offload.put`, so it
+                isn't bound to a store; use `Offload.get`.
+            BlobMissing: if the value is no longer in the store.
+            IntegrityError: if the value was altered.
+            StoreUnavailable: if the store is unavailable.
         """
         if self.resolve is None:
             raise InvalidRef(f"{self!r} is bound to no app; use Offload.get(ref)")
@@ -121,10 +122,10 @@ class Ref(Generic[T]):
 
     @classmethod
     def local(cls, value: T) -> Ref[T]:
-        """Return a reference to a value in this process; `get` returns it.
+        """Return a reference to a value in this process; `get` returns that value.
 
-        A parameter annotated ``Ref`` receives one for a value that was small enough to travel
-        in the message. If it is passed to a task, its value is.
+        A parameter annotated ``Ref`` receives such a reference if the value was small enough for
+        the message. If you pass the reference to a task, the value itself is sent.
         """
         now = time.time()
         return cls(None, 0, "", type(value).__name__, now, now, "", None, lambda _: value)

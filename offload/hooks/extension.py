@@ -1,4 +1,4 @@
-"""Offload: the object that connects apps with their stores."""
+"""`Offload`, which connects apps with their stores."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ class Offload:
     """Sends large arguments and results of an app's tasks by reference.
 
     One Offload serves any number of apps, such as those of an application factory; each has its
-    own settings, store, and counters. Within a task, an Offload uses the task's app; otherwise
-    Celery's current app, if that is one of its apps; otherwise the app that was connected last.
+    own settings, store, and counters. Within a task, it uses the task's app. Otherwise, it uses
+    Celery's current app if it is connected with that, or else the app that was connected last.
     Registered classes are registered for all apps.
 
     Args:
         app: the Celery app; without one, call `init_app` later.
-        settings: any of `offload.settings.Settings` by keyword; they override what
-            ``app.conf`` says under ``offload_…``.
+        settings: settings by keyword, see `offload.settings.Settings`; they override the
+            ``offload_…`` settings in ``app.conf``.
 
     Raises:
-        ConfigurationError: a setting is unknown or invalid. Settings that come from
-            ``app.conf`` are checked when the configuration is read: immediately if it is
-            loaded, else at the first publish and when a worker starts.
+        ConfigurationError: if a setting is unknown or invalid. Settings in ``app.conf`` are
+            checked when the configuration is read: immediately if it is loaded, else at the
+            first publish and when a worker starts.
     """
 
     def __init__(self, app: Celery | None = None, **settings: Unpack[SettingsDict]) -> None:
@@ -81,7 +81,7 @@ class Offload:
             self.init_app(app)
 
     def init_app(self, app: Celery) -> None:
-        """Connect with *app*, in addition to earlier apps. Repeated calls change nothing.
+        """Connect with *app*, in addition to earlier apps. Repeated calls have no effect.
 
         Raises ConfigurationError if the app has another Offload.
         """
@@ -90,7 +90,7 @@ class Offload:
         if present is not None:
             if present.extension is not self:
                 raise ConfigurationError(
-                    f"app {app.main!r} has an Offload already; an app takes one"
+                    f"app {app.main!r} already has an Offload; an app can have only one"
                 )
             return
         runtime, latest = self._latest, self._latest
@@ -103,7 +103,7 @@ class Offload:
 
     @property
     def _runtime(self) -> Runtime:
-        """The runtime of the app that the call is for."""
+        """The runtime of the app to use for a call."""
         if self._serves_several:
             for app in (getattr(current_task, "app", None), current_app):
                 runtime = getattr(app, "_offload", None)
@@ -112,22 +112,22 @@ class Offload:
         return self._latest
 
     def __reduce__(self) -> Any:
-        """Unpickle as the Offload of the reading app, for example in shipped classes."""
+        """Pickle as a reference to the reading app's Offload, for example in shipped classes."""
         return self._runtime.__reduce__()
 
     @property
     def app(self) -> Celery:
-        """The app. Raises ConfigurationError before `init_app`."""
+        """The app in use. Raises ConfigurationError before `init_app`."""
         return self._runtime.app
 
     @property
     def settings(self) -> Settings:
-        """The settings, read once. Raises ConfigurationError naming the key."""
+        """The app's settings, read once. Raises ConfigurationError if one is invalid."""
         return self._runtime.settings
 
     @property
     def store(self) -> Store:
-        """The store, opened at first use. Raises ConfigurationError if there is none."""
+        """The app's store, opened on first use. Raises ConfigurationError if there is none."""
         return self._runtime.store
 
     @property
@@ -151,9 +151,10 @@ class Offload:
         A notebook shows them as tables. Writes this process's own counters first.
 
         Args:
-            since: only those of this time until now, such as ``"6h"``; default: of all time.
+            since: count only the last seconds, or the last time such as ``"6h"``; by default, all
+                time.
 
-        Raises what reading the store raises.
+        Raises ConfigurationError if the store keeps no statistics, and StoreUnavailable.
         """
         runtime = self._runtime
         runtime.recorder.write()
@@ -161,30 +162,31 @@ class Offload:
         return report(sums_of(runtime.store), seconds, tasks=True)
 
     def put(self, value: T, *, retention: Duration | None = None, progress: bool = False) -> Ref[T]:
-        """Serialize and store *value* now, and return its reference to pass to tasks.
+        """Serialize and store *value* now, and return a reference to pass to tasks.
 
-        For a reference, return it, held as long as a value would be.
+        If *value* is a reference, return it, and hold its value as long as a new one.
 
         Args:
-            retention: seconds, or a text such as ``7d``, to hold it (and a quarter more, so that
-                passing the reference on soon costs no round trip); default ``offload_retention``.
-            progress: whether to show the upload's progress, with tqdm or rich. Bytes that the store
-                has already aren't uploaded.
+            retention: seconds, or text such as ``7d``, to hold the value (and a quarter more, so
+                that passing on the reference soon costs no round trip); by default,
+                ``offload_retention``.
+            progress: whether to show the upload's progress, with tqdm or rich. Bytes that are
+                already in the store aren't uploaded.
 
         Raises:
-            ConfigurationError: neither tqdm nor rich is installed.
-            SerializationError: no accepted serializer can carry it, or it contains references.
-            ValueTooLarge: it is larger than ``offload_max_size``.
-            InvalidRef: a reference is of another app.
-            BlobMissing: the value of a reference is no longer in the store.
-            StoreError: the store failed; `StoreUnavailable` if a retry may help.
+            ConfigurationError: if *progress* is true and neither tqdm nor rich is installed.
+            SerializationError: if no accepted serializer supports it, or it contains references.
+            ValueTooLarge: if it is larger than ``offload_max_size``.
+            InvalidRef: if a reference is from another app.
+            BlobMissing: if a reference's value is no longer in the store.
+            StoreError: if the store failed; `StoreUnavailable` if a retry may help.
         """
         return self._runtime.put(value, retention=retention, progress=progress)
 
     def get(self, ref: Ref[T]) -> T:
-        """Return the value of *ref*, wherever the reference comes from.
+        """Return the value of *ref*, no matter where the reference is from.
 
-        Raises InvalidRef if it is not one of the app's, and what `Ref.get` raises.
+        Raises InvalidRef if it is from another app, and the errors of `Ref.get`.
         """
         return self._runtime.get(ref)
 
@@ -193,7 +195,7 @@ class Offload:
     @overload
     async def adelay(self, task: str, /, *args: Any, **kwargs: Any) -> Any: ...
     async def adelay(self, task: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a task as its ``delay`` does, without blocking the event loop; return its result.
+        """Call a task like its ``delay``, without blocking the event loop; return its result.
 
         See `aapply_async`.
         """
@@ -206,20 +208,20 @@ class Offload:
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Call a task as its ``apply_async`` does, without blocking the event loop.
+        """Call a task like its ``apply_async``, without blocking the event loop.
 
-        Values are stored, and the message is sent, in one of at most four threads of the process,
-        with a copy of the caller's context variables. If the coroutine is cancelled before a thread
-        has started, nothing is sent. After that, the message is probably sent; give it a *task_id*
-        to revoke it by.
+        One of at most four threads of the process stores values and sends the message, with a copy
+        of the caller's context variables. If the coroutine is cancelled before the thread has
+        started, nothing is sent. After that, the message is probably sent; pass a *task_id* to be
+        able to revoke it.
 
         Args:
             task: a task, a signature (such as a chain or a group), or a task's name.
             args: positional arguments of the task.
             kwargs: keyword arguments of the task.
-            options: of ``apply_async``.
+            options: further options of ``apply_async``.
 
-        Returns the result, as Celery does. Raises what ``apply_async`` raises.
+        Returns the same result as Celery, and raises the same errors.
         """
         return await _calls().apply_async(self._runtime, task, args, kwargs, options)
 
@@ -233,18 +235,18 @@ class Offload:
     ) -> T:
         """Return the value of a result or a reference, without blocking the event loop.
 
-        One thread of the process waits for all results. If the coroutine is cancelled, it forgets
-        this one, and the task goes on.
+        One thread of the process waits for all results. If the coroutine is cancelled, the thread
+        forgets this result, and the task continues.
 
         Args:
-            source: a result as a task's ``delay`` or a group returns it, or a `Ref`.
-            timeout: seconds to wait for the task; reading its value takes more. 0 doesn't wait.
-                For a reference, seconds to read its value.
-            propagate: whether to raise the task's exception, rather than to return it.
-            disable_sync_subtasks: whether to raise RuntimeError in a worker's task, as Celery does.
+            source: a result of ``delay``, ``apply_async``, or a group; or a `Ref`.
+            timeout: seconds to wait for the task, not including the time to read its value; 0
+                doesn't wait. For a reference, seconds to read its value.
+            propagate: whether to raise the task's exception, rather than return it.
+            disable_sync_subtasks: whether to raise RuntimeError within a task, as Celery does.
 
-        Raises what the task raised, celery.exceptions.TimeoutError, and what `get` raises;
-        ValueError for a *timeout* that isn't a number.
+        Raises the task's exception, celery.exceptions.TimeoutError, the errors of `get`, and
+        ValueError if *timeout* isn't a number.
         """
         value: T = await _calls().get(
             self._runtime,
@@ -258,24 +260,24 @@ class Offload:
     async def aput(
         self, value: T, *, retention: Duration | None = None, progress: bool = False
     ) -> Ref[T]:
-        """Store *value* and return its reference as `put` does, without blocking the event loop."""
+        """Store *value* and return its reference like `put`, without blocking the event loop."""
         ref: Ref[T] = await _calls().put(
             self._runtime, value, retention=retention, progress=progress
         )
         return ref
 
     def read_event(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a received event with values in place of the text that stands for large fields.
+        """Return a received event, in which values replace the text of large fields.
 
-        Values of events are held for an hour. Raises what `get` raises.
+        The values of events are held for an hour. Raises the errors of `get`.
         """
         return events.read_event(self._runtime, event)
 
     def pin(self, ref: Ref[Any], name: str) -> None:
-        """Hold the value of *ref* until `unpin`; replaces an existing pin of this name.
+        """Hold the value of *ref* until `unpin`, replacing an existing pin with this name.
 
-        Raises BlobMissing if it is missing, ConfigurationError for a store that doesn't track holds
-        (S3 or files alone), ValueError for an invalid name.
+        Raises BlobMissing if the value is missing, ConfigurationError if the store doesn't track
+        holds (S3 or files alone), and ValueError if the name is invalid.
         """
         self._runtime.pin(ref, name)
 
@@ -319,17 +321,17 @@ class Offload:
         """Return a lock by *name* in the app's store, shared by all its processes; see `Lock`.
 
         Args:
-            ttl: seconds, or a text such as ``90s``, after which others may take it over if its
-                owner has died.
+            ttl: seconds, or text such as ``90s``, after which others can acquire it if its owner
+                has died.
             heartbeat: whether a thread renews it while it is held.
 
-        Raises ValueError for an invalid name, ConfigurationError for an invalid *ttl*.
+        Raises ValueError if the name is invalid, ConfigurationError if *ttl* is.
         """
         return Lock(self.store, name, ttl=as_seconds("lock: 'ttl'", ttl), heartbeat=heartbeat)
 
 
 def _calls() -> Any:
-    """Import what only coroutines need: asyncio, which they have imported already."""
+    """Import the coroutine API on first use; it needs asyncio, which most callers don't."""
     from offload.hooks.aio import calls
 
     return calls

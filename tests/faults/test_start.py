@@ -146,7 +146,7 @@ def test_a_second_one():
     app = Celery("wrong")
     one = Offload(app)
     one.init_app(app)
-    with pytest.raises(ConfigurationError, match="has an Offload already"):
+    with pytest.raises(ConfigurationError, match="already has an Offload"):
         Offload(app)
 
 

@@ -87,7 +87,7 @@ def test_a_wrong_app_leaves_the_others_alone():
         good = make_app(f"{name}-good")
         offload.init_app(good)
         assert offload.app is good
-        with pytest.raises(ConfigurationError, match="has an Offload already"):
+        with pytest.raises(ConfigurationError, match="already has an Offload"):
             Offload(good)
 
 
