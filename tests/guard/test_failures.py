@@ -7,9 +7,13 @@ import json
 
 import pytest
 import redis
+from celery import Task
+from kombu.serialization import dumps, loads
 
+from offload import InvalidRef, LostValue
 from offload.errors import BlobMissing
 from tests.support.processes import wait_until
+from tests.support.wire import make_wire
 
 BIG = "b" * 60_000
 
@@ -113,3 +117,33 @@ def sent_to_sentry(bench, *results):
 def frames_of(event):
     frames = event["exception"]["values"][-1]["stacktrace"]["frames"]
     return [(frame["module"], frame["function"], sorted(frame["vars"])) for frame in frames]
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack"))
+def test_hooks_after_a_malformed_note(native):
+    """If a message's note is malformed, hooks receive placeholders for its references, and no text
+    that could be taken for data.
+    """
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
+    seen = []
+
+    class Hooked(Task):
+        def on_failure(self, exc, task_id, args, kwargs, einfo):
+            seen.extend([exc, args, kwargs])
+
+    @wire.app.task(name="hooked", base=Hooked, shared=False)
+    def hooked(value, other=None):
+        raise AssertionError
+
+    hooked.delay(["x" * 5000], other={"a": "y" * 5000})
+    message = wire.take()
+    kind = message.content_type
+    args, kwargs, embed = loads(message.body, kind, message.content_encoding, accept={kind})
+    embed["offload"]["refs"] = 5
+    message.body = dumps((args, kwargs, embed), native)[2]
+    wire.execute(message)
+    error, args, kwargs = seen
+    assert isinstance(error, InvalidRef)
+    found = [*args, *(value for key, value in kwargs.items() if key == "other")]
+    assert [type(value) for value in found] == [LostValue, LostValue]
+    assert "&m=" not in json.dumps(found)
