@@ -239,7 +239,7 @@ def test_finding_by_metadata(catalog):
 def test_statistics(catalog):
     """Totals count objects, versions, and bytes, by type."""
     assert catalog.stats() == CatalogStats()
-    catalog.save(["a", "a", "b"], [1, BIG, 2]).raise_first()
+    catalog.save(["b", "a", "a"], [2, 1, BIG]).raise_first()  # the newest isn't the last by name
     stats = catalog.stats()
     assert (stats.objects, stats.versions, stats.types) == (2, 3, {"int": 2, "ndarray": 1})
     assert stats.size >= BIG.nbytes
