@@ -164,6 +164,14 @@ def collects_parts(backend: Any) -> bool:
     return hasattr(backend, UNPACK_PART)
 
 
+def counts_parts(backend: Any) -> bool:
+    """Return whether *backend* keeps each part of a chord as a result, until the chord expires.
+
+    Memcached, DynamoDB, and GCS do; others keep parts as any other result.
+    """
+    return bool(getattr(backend, "implements_incr", False))
+
+
 def collected_parts(backend: Any, group_id: str) -> list[Any]:
     """Return the results that the Redis backend has collected of a chord's parts, as stored."""
     key = backend.get_key_for_group(group_id, ".j")

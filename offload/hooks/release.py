@@ -34,7 +34,7 @@ from offload.content.holds import Hold, holder
 from offload.content.manifest import SINGLE
 from offload.errors import OffloadError
 from offload.forks import start_thread
-from offload.hooks.celery_internals import collected_parts, collects_parts
+from offload.hooks.celery_internals import collected_parts, collects_parts, counts_parts
 from offload.hooks.message import body_of, task_holder
 from offload.hooks.runtime import Runtime
 from offload.ref import Ref, has_wire_form, wire_text
@@ -415,10 +415,13 @@ _FINDERS: dict[tuple[str, str], _Finder] = {
 
 
 def part_ttl(backend: Any) -> float:
-    """Return for how many seconds the result of a chord's part is held; 0 if the backend doesn't
-    collect parts, or never forgets them.
+    """Return for how many seconds the result of a chord's part is held; 0 if the backend keeps it
+    as any other result, or never forgets it.
     """
-    return _parts_expire(backend) * (1 + _PART_SHARE)
+    expires = _parts_expire(backend)
+    if counts_parts(backend):
+        expires = float(getattr(backend, "chord_expires", 0.0) or 0.0)
+    return expires * (1 + _PART_SHARE)
 
 
 def _parts_expire(backend: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from celery import _state, chain, chord
+from celery.backends.base import KeyValueStoreBackend
 
 from offload.hooks.release import PartKeeper
 from offload.stores.memory import MemoryStore
@@ -98,3 +99,29 @@ def test_a_quick_chord_costs_nothing(wire, monkeypatch):
     result = chord(HEADERS["results that are stored"](wire))(wire.total.s())
     wire.work()
     assert wire.app.backend.get_result(result.id) == sum(2000 - n for n in range(PARTS))
+
+
+@pytest.mark.skipif(not hasattr(KeyValueStoreBackend, "chord_expires"), reason="older Celery")
+def test_parts_in_other_backends_last_as_long_as_in_celery(monkeypatch):
+    """Where each part of a chord is a result of its own, its value is held as long as Celery keeps
+    it: for result_chord_expires if that is longer than result_expires.
+    """
+    wire = make_wire(watch=False, conf={"result_expires": 60, "result_chord_expires": DAY})
+    monkeypatch.setattr(_state._tls, "current_app", wire.app)
+
+    @wire.app.task(name="part", shared=False)
+    def part(number):
+        return list(range(number, 2000))
+
+    @wire.app.task(name="total", shared=False)
+    def total(parts):
+        return sum(map(len, parts))
+
+    result = chord([part.s(0), part.s(1)])(total.s())
+    wire.execute(wire.take())
+    (info,) = wire.hook.store.blobs.scan()
+    assert info.ttl > 0.99 * DAY
+    part.delay(2)
+    wire.work()
+    assert result.get(timeout=10) == 3999
+    assert min(info.ttl for info in wire.hook.store.blobs.scan()) < 0.01 * DAY
