@@ -277,11 +277,14 @@ def test_processes_that_fold_at_once_lose_nothing(request, kind, tmp_path):
     """No count is lost while processes write and fold the same files."""
     s3 = request.getfixturevalue("s3") if kind == "s3" else None
     url = s3.url(unique()) if s3 is not None else f"file://{tmp_path}/store"
+    script = tmp_path / "counting.py"
+    script.write_text(COUNTING)
     processes = [
         Process(
-            [sys.executable, "-c", COUNTING, url, f"p{number}"],
+            [sys.executable, str(script), url, f"p{number}"],
             tmp_path / f"{number}.log",
             environment(),
+            fork=True,
         )
         for number in range(4)
     ]
