@@ -194,10 +194,11 @@ class _Index:
     def read(self) -> dict[str, tuple[str, str]]:
         """Return the index; {} if there is none, or it is damaged."""
         (self._before,) = self._at.read_all([self._pointer])
-        with suppress(OffloadError, ValueError, KeyError, TypeError):
+        with suppress(OffloadError, ValueError, KeyError, TypeError, RecursionError):
             if self._before is not None:
                 data = self._at.parse(lambda keys: unseal(self._pointer, self._before or b"", keys))
                 read: Any = json.loads(self._content.reader.get(self._content.open(data["ref"])))
+                "".join(text for each in read for text in each).encode()  # texts, in UTF-8
                 return {pointer: (tag, value) for pointer, tag, value in read}
         return {}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from offload import Catalog
 from offload.catalog.names import name_pointer, record_pointer
-from offload.catalog.records import NameState, Record, write_record, write_state
+from offload.catalog.records import NameState, Record, seal, write_record, write_state
+from offload.content.holds import Hold
 from offload.stores.capabilities import TagsWrites
 from offload.stores.memory import MemoryPointers, MemoryStore
 from tests.support.round_trips import Wire
@@ -179,6 +182,19 @@ def test_a_lost_index_is_written_again(slow, damage):
         assert pointers.swap("catalog-indexes/default", before, after)
     assert found(slow) == expected
     assert requests_of(slow, lambda: found(slow)) <= 8
+
+
+@pytest.mark.parametrize("wrong", (5, None, "\ud800", ["x"]))
+def test_an_index_of_anything_else_is_written_again(slow, wrong):
+    """A signed index whose records aren't texts, or that is nested too deeply, is ignored."""
+    pointers, content = slow.store.pointers, slow._content()
+    expected, name = found(slow), "catalog-indexes/default"
+    tags = dict(pointers.tagged_names("catalog/"))
+    for text in (json.dumps([[p, tag, wrong] for p, tag in tags.items()]), "[" * 100_000):
+        ref = content.writer.put(text, celery_serializer="json", hold=Hold(60.0))
+        value = seal(name, {"format": 1, "ref": ref.wire}, content.signing.keys)
+        assert pointers.swap(name, pointers.read(name), value)
+        assert found(slow) == expected
 
 
 def test_an_overwritten_record_is_read_again(slow):
