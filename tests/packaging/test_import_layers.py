@@ -1,5 +1,6 @@
-"""The check of import layers finds violations."""
+"""The check of import layers finds violations, and private imports stay in one place."""
 
+import ast
 import os
 import re
 import shutil
@@ -66,3 +67,27 @@ def test_an_import_of_the_top_is_found(tree):
     done = check(tree)
     assert done.returncode == 1
     assert "offload.errors -> offload" in done.stdout
+
+
+def test_private_parts_of_other_packages_are_imported_in_one_place(root):
+    """Only modules named ``*_internals``, each with tests of its own, import private names of other
+    packages; ruff refuses private attributes elsewhere.
+    """
+    found = []
+    for path in (root / "offload").rglob("*.py"):
+        if path.name.endswith("_internals.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            parts = [name.split(".") for name in names if name.split(".")[0] != "offload"]
+            found += [
+                (path.name, name)
+                for name in parts
+                if any(part.startswith("_") and part != "__future__" for part in name)
+            ]
+    assert found == []
