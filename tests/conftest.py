@@ -51,8 +51,10 @@ LONGEST = (  # files that take a minute or more, longest first
     "stores/test_sqlite.py",
     "serializers/test_hostile.py",
 )
-LAST = ("integration/test_packages.py",)
-"""Files whose packages patch this process; no other file runs after them."""
+PATCHING = ("integration/test_packages.py",)
+"""Files whose packages patch this process; only those of `UNAFFECTED` run after them."""
+UNAFFECTED = FOLDER / "packaging"
+"""Tests that don't use Celery in this process. They keep the others busy at the end."""
 
 
 def pytest_configure(config):
@@ -93,8 +95,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("integration"):
             ranks.setdefault(item.path, len(LONGEST))
-    ranks.update({FOLDER / name: len(LONGEST) + 2 for name in LAST})
-    items.sort(key=lambda item: (ranks.get(item.path, len(LONGEST) + 1), item.path))
+    for item in items:
+        ranks.setdefault(item.path, len(LONGEST) + (3 if UNAFFECTED in item.path.parents else 1))
+    ranks.update({FOLDER / name: len(LONGEST) + 2 for name in PATCHING})
+    items.sort(key=lambda item: (ranks[item.path], item.path))
 
 
 def pytest_collection_finish():
