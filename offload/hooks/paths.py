@@ -63,10 +63,12 @@ def contains(value: object, kinds: tuple[type, ...]) -> bool:
     level: Any = (value,)
     seen: set[int] = set()
     while True:  # level by level, so that most of it runs in C: this runs for each message
-        types = set(map(type, level))
-        if any(issubclass(kind, kinds) for kind in types):
-            return True
-        inner = {kind for kind in types if issubclass(kind, _HOLDERS)}
+        types, inner = set(map(type, level)), set()
+        for kind in types:
+            if issubclass(kind, kinds):
+                return True
+            if issubclass(kind, _HOLDERS):
+                inner.add(kind)
         if not inner:
             return False
         if inner != types:
@@ -165,7 +167,10 @@ def _with_refs_replaced(
     if id(value) in copies:
         return copies[id(value)]
     items = value.values() if isinstance(value, dict) else value
-    if not any(_is_container(each) or issubclass(each, kind) for each in set(map(type, items))):
+    for each in set(map(type, items)):
+        if each in _CONTAINERS or issubclass(each, (Signature, kind)):
+            break
+    else:
         return value
     if isinstance(value, tuple):
         new: Any = tuple([_with_refs_replaced(item, make, kind, copies) for item in value])
