@@ -75,6 +75,7 @@ class Outgoing:
         entered: ids of the containers that are being searched.
         first: the slots that a first search found, by path. A second one also finds values below
             their threshold.
+        has_local: whether there are Refs to values in this process, which must be sent instead.
         stayed: whether a value to be stored is in the message, as the store was unavailable.
         leads_to_chord: whether the task, or a later step of its chain, is a part of a chord.
         leasts: bytes from which values in signatures are inspected, by task.
@@ -90,6 +91,7 @@ class Outgoing:
     inline: list[tuple[str, str, Any]] = field(default_factory=list)
     entered: set[int] = field(default_factory=set)
     first: Mapping[tuple[Any, ...], Slot] | None = None
+    has_local: bool = False
     stayed: bool = False
     leads_to_chord: bool = False
     leasts: dict[str, int] = field(default_factory=dict)

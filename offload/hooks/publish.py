@@ -254,9 +254,6 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     name, args, kwargs = call["name"], call.get("args") or (), call.get("kwargs") or {}
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
         return build(**call)  # which raises
-    args, kwargs = local_values((args, kwargs))
-    call.update(args=args, kwargs=kwargs)
-    call.update({field: local_values(call[field]) for field in _EMBEDDED if call.get(field)})
     options, facts = runtime.options(name, given)
     serializer = call.get("serializer") or runtime.app.conf.task_serializer
     resent = resending.get()
@@ -315,6 +312,11 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
         return made
 
     out = search()
+    if out.has_local:
+        args, kwargs = local_values((args, kwargs))
+        call.update(args=args, kwargs=kwargs)
+        call.update({field: local_values(call[field]) for field in _EMBEDDED if call.get(field)})
+        out = search()
     # A message that is sent again was accepted before, and must not be lost.
     limit = None if resent else runtime.message_limit
     if limit is not None:

@@ -280,6 +280,9 @@ class _Search:
         return bool(inline) and ("*" in inline or argument.partition("[")[0] in inline)
 
     def _ref(self, ref: Ref[Any], path: Path, argument: str, *, placed: bool = True) -> None:
+        if ref.is_local:
+            self.out.has_local = True
+            return
         if not self.out.resending:  # it may be another app's, or altered
             try:
                 ref = self.out.runtime.content.opened(ref)
