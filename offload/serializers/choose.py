@@ -288,7 +288,10 @@ def _left(value: Any, limit: int, celery_serializer: str, depth: int) -> int:
         for key, item in value.items():
             if type(key) is not str:
                 return -1
-            limit = _left(key, limit, celery_serializer, 0)
+            if key.isascii():
+                limit -= _ITEM + _CHARACTER * len(key)
+            else:
+                limit = _left(key, limit, celery_serializer, 0)
             limit = _left(item, limit, celery_serializer, depth - 1)
             if limit < 0:
                 return -1
