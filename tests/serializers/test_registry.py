@@ -310,7 +310,7 @@ class Color(Enum):
         (np.float64(1.5), False),
         (orjson.Fragment(b"1"), False),
     ),
-    ids=repr,
+    ids=lambda each: repr(each).partition(" object")[0],
 )
 @pytest.mark.parametrize(
     "within", (lambda item: [item], lambda item: {"key": (item,)}), ids=("list", "dict")
