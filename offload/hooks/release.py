@@ -418,10 +418,9 @@ def part_ttl(backend: Any) -> float:
     """Return for how many seconds the result of a chord's part is held; 0 if the backend keeps it
     as any other result, or never forgets it.
     """
-    expires = _parts_expire(backend)
-    if counts_parts(backend):
-        expires = float(getattr(backend, "chord_expires", 0.0) or 0.0)
-    return expires * (1 + _PART_SHARE)
+    if counts_parts(backend):  # nothing extends its parts
+        return float(getattr(backend, "chord_expires", 0.0) or 0.0)
+    return _parts_expire(backend) * (1 + _PART_SHARE)
 
 
 def _parts_expire(backend: Any) -> float:
