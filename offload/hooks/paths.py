@@ -15,7 +15,7 @@ from celery.canvas import Signature
 
 from offload.errors import InvalidRef
 from offload.ref import Ref
-from offload.serializers.plain import MANY, has_builtin_types
+from offload.serializers.plain import MANY
 
 Key = Union[str, int]
 Path = Sequence[Key]
@@ -54,11 +54,19 @@ def is_in_signature(root: Any, path: Path) -> bool:
     return any(is_signature(node_at(root, path[:end]), plain=True) for end in ends)
 
 
-def contains(value: object, kinds: tuple[type, ...]) -> bool:
+def contains(
+    value: object,
+    kinds: tuple[type, ...],
+    is_data: Callable[[object], bool] | None = None,
+) -> bool:
     """Return whether *value* is one of *kinds*, or a list, tuple, dict, set, deque, or an instance
     of a subclass of these, that holds one.
 
     Each container is visited once, however often it occurs.
+
+    Args:
+        is_data: returns whether a value of many containers certainly has none of *kinds*, in less
+            time than it takes to look at each of them.
     """
     level: Any = (value,)
     seen: set[int] = set()
@@ -76,7 +84,7 @@ def contains(value: object, kinds: tuple[type, ...]) -> bool:
         found = dict(zip(map(id, level), level, strict=True))
         for each in found.keys() & seen:
             del found[each]
-        if len(found) > MANY and len(seen) <= MANY and has_builtin_types(value):
+        if is_data is not None and len(found) > MANY and len(seen) <= MANY and is_data(value):
             return False
         seen.update(found)
         level = _items_of(list(found.values()))

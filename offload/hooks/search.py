@@ -26,6 +26,7 @@ from offload.hooks.paths import (
 from offload.hooks.usercode import group_dedup
 from offload.ref import LostValue, Ref
 from offload.serializers.choose import certainly_small
+from offload.serializers.plain import is_data
 from offload.settings import TaskOptions
 from offload.text import type_name
 
@@ -226,7 +227,7 @@ class _Search:
         elif not has_paths(value) and contains(value, (Ref, LostValue)):
             raise no_path_error(self.task, argument, value)
         elif (
-            (has_paths(value) and contains(value, (Ref, LostValue, Signature)))
+            (has_paths(value) and self._holds_special(value))
             or (self.plain and _holds_signatures(value))
             or (out.known and out.known.is_container_of_any(value) and not has_sharing(value))
         ):
@@ -236,6 +237,11 @@ class _Search:
         elif self.options.enabled:
             with out.counted(self.task, argument):
                 self._value(value, path, argument, self.options.threshold or 0)
+
+    def _holds_special(self, value: Any) -> bool:
+        # Only JSON takes as much memory anyway.
+        data = is_data if self.out.serializer == "json" else None
+        return contains(value, (Ref, LostValue, Signature), data)
 
     def _known(self, value: Any, argument: str) -> Ref[Any] | None:
         """Return the reference by which *value* arrived, if it may be sent by reference here."""

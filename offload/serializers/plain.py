@@ -208,15 +208,13 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS, most: float = inf
     return False
 
 
-def has_builtin_types(value: Any) -> bool:
-    """Return whether *value* certainly consists of Python's own types, and of buffers. False means
-    unknown.
-
-    Takes time linear in the number of distinct objects, as marshal writes each once.
+def is_data(value: Any) -> bool:
+    """Return whether *value* certainly consists of JSON's own types, enumerations, and UUIDs. False
+    means unknown. Takes the memory of its JSON.
     """
     try:
-        marshal.dumps(value)
-    except ValueError:
+        orjson.dumps(value, option=_DATA_ONLY)
+    except (TypeError, ValueError, RecursionError):
         return False
     return True
 
@@ -228,9 +226,13 @@ def _is_ordinary(value: Any) -> bool:
     """
     try:
         text = orjson.dumps(value, option=_DATA_ONLY)
+        if b"null" in text or b'"__type__"' in text:
+            return False
+        del text  # so that there is one copy at a time
+        marshal.dumps(value)
     except (TypeError, ValueError, RecursionError):
         return False
-    return b"null" not in text and b'"__type__"' not in text and has_builtin_types(value)
+    return True
 
 
 def _only(kind: type, level: Any, kinds: set[type]) -> Any:

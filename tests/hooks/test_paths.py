@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections import OrderedDict, deque
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from celery import Celery, chain, group
 from celery.canvas import Signature
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from offload import InvalidRef, LostValue, Ref
 from offload.hooks.message import restore_refs
 from offload.hooks.paths import contains, is_signature, label, replace_each
-from offload.serializers.plain import MANY
+from offload.serializers.plain import MANY, is_data
 
 app = Celery("paths", broker="memory://", set_as_current=False)
 
@@ -166,7 +168,9 @@ def test_contains_finds_the_same_in_many_containers(value):
     """However many containers there are, shared or cyclic, the answer is that of a search through
     all of them.
     """
-    assert contains(value, KINDS) == contains_naively(value, set())
+    expected = contains_naively(value, set())
+    assert contains(value, KINDS) == expected
+    assert contains(value, KINDS, is_data) == expected
 
 
 def test_contains_in_many_containers_takes_time_for_each_once():
@@ -177,6 +181,19 @@ def test_contains_in_many_containers_takes_time_for_each_once():
     assert not contains(level, KINDS)
     level[0].append(Ref.local(1))
     assert contains(level, KINDS)
+
+
+@pytest.mark.parametrize("data", (None, is_data), ids=("pickle", "json"))
+def test_contains_copies_no_array(data):
+    """Searching many containers takes no memory for the arrays and bytes in them."""
+    rows = [{"array": np.zeros(2**17), "bytes": bytes(2**20)} for _ in range(MANY + 10)]
+    tracemalloc.start()
+    try:
+        assert not contains(rows, KINDS, data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
 
 
 def test_is_signature():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import marshal
+
 import numpy as np
 import pytest
 from kombu.utils import json
@@ -13,7 +15,6 @@ from offload.serializers.library_internals import (
     fill_value,
     index_hashes,
 )
-from offload.serializers.plain import has_builtin_types
 
 
 @pytest.mark.parametrize("kind", (int, float, str, list, tuple, dict, set, frozenset))
@@ -21,8 +22,9 @@ def test_cpython_marshals_no_subclass_of_its_types(kind):
     """marshal writes instances of Python's own types, and refuses those of subclasses, of which it
     would otherwise lose the type.
     """
-    assert has_builtin_types([kind()])
-    assert not has_builtin_types([type("Sub", (kind,), {})()])
+    marshal.dumps([kind()])
+    with pytest.raises(ValueError, match="unmarshallable"):
+        marshal.dumps([type("Sub", (kind,), {})()])
 
 
 def test_kombu_returns_encoders_and_decoders():
