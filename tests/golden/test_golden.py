@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.servers import redis_server
+
 HERE = Path(__file__).parent
 WRITTEN = json.loads((HERE / "written.json").read_text())
 OF_CODE = ("classes", "redis after classes")
@@ -26,6 +28,13 @@ def produce(*words: str) -> dict[str, object]:
     done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def redis():
+    """A server of their own, as they empty it and read all of its keys."""
+    with redis_server("redis-server") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
