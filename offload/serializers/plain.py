@@ -212,11 +212,14 @@ def is_data(value: Any) -> bool:
     """Return whether *value* certainly consists of JSON's own types, enumerations, and UUIDs. False
     means unknown. Takes the memory of its JSON.
     """
+    return _as_data(value) is not None
+
+
+def _as_data(value: Any) -> bytes | None:
     try:
-        orjson.dumps(value, option=_DATA_ONLY)
+        return orjson.dumps(value, option=_DATA_ONLY)
     except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+        return None
 
 
 def _is_ordinary(value: Any) -> bool:
@@ -224,13 +227,13 @@ def _is_ordinary(value: Any) -> bool:
 
     Only types that both orjson and marshal write are JSON's own. A NaN would be written as null.
     """
+    text = _as_data(value)
+    if text is None or b"null" in text or b'"__type__"' in text:
+        return False
+    del text  # so that there is one copy at a time
     try:
-        text = orjson.dumps(value, option=_DATA_ONLY)
-        if b"null" in text or b'"__type__"' in text:
-            return False
-        del text  # so that there is one copy at a time
         marshal.dumps(value)
-    except (TypeError, ValueError, RecursionError):
+    except ValueError:
         return False
     return True
 
