@@ -48,7 +48,10 @@ def start_thread(target: Callable[..., None], name: str, *args: Any) -> threadin
 def start_thread_or_call(
     target: Callable[..., None], name: str, *args: Any
 ) -> threading.Thread | None:
-    """Do as `start_thread`; call *target* here, and return None, if no thread can be started."""
+    """Start a daemon thread like `start_thread`, and return it.
+
+    If no thread can be started, call *target* in the current one, and return None.
+    """
     try:
         return start_thread(target, name, *args)
     except RuntimeError:

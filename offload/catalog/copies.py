@@ -144,12 +144,12 @@ class LocalCopies:
                     remote.counters.object_hit()
                     self._use(pointer)
                     return found[0]
-                self._fetch(record, ref, remote, anew=True)
+                self._fetch(record, ref, remote, every=True)
             else:
-                self._fetch(record, ref, remote, anew=False)
+                self._fetch(record, ref, remote, every=False)
             found = self._read(record, own)
             if found is None:  # another value's part of it was damaged
-                self._fetch(record, ref, remote, anew=True)
+                self._fetch(record, ref, remote, every=True)
                 found = (self.content.reader.get(own),)
             self._keep_key(remote)
             self._set(pointer, value)
@@ -169,10 +169,10 @@ class LocalCopies:
             logger.warning("fetching %s again: its local copy: %s", record.label, exc)
             return None
 
-    def _fetch(self, record: Record, ref: Ref[Any], remote: ContentStore, *, anew: bool) -> None:
-        """Copy a value's blobs: the missing ones, or all of them if *anew* is true."""
+    def _fetch(self, record: Record, ref: Ref[Any], remote: ContentStore, *, every: bool) -> None:
+        """Copy the missing blobs of a value, or *every* blob."""
         digests = remote.retrying(lambda: remote.holds.digests(ref))
-        if anew:
+        if every:
             self.store.blobs.delete(digests)
         self._make_room(record.size)
         missing = self.store.blobs.hold(digests, FOREVER)

@@ -260,7 +260,7 @@ class Progress:
     Use it as a context manager; it erases the line at the end of the block.
 
     Args:
-        doing: says what is in progress, such as "scanning".
+        doing: the activity, such as "scanning".
         shown: whether to show the line if standard error is a terminal.
     """
 

@@ -239,11 +239,11 @@ _RETENTION = 300.0  # seconds
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a worker says about a check.
+    """A worker's record of the check that it ran.
 
     Attributes:
-        worker: its name.
-        version: of offload there.
+        worker: the worker's name.
+        version: the version of offload that it has.
         ref: wire text of the result's reference; "" if the result backend has the result.
     """
 
@@ -285,7 +285,7 @@ def _write_receipt(pointers: PointerStore, task_id: str, receipt: Receipt) -> No
 
 
 def read_receipt(pointers: PointerStore, task_id: str) -> Receipt | None:
-    """Return what a worker has left in the store when it ran the task; None if it hasn't."""
+    """Return the receipt that a worker wrote when it ran the task; None if there is none."""
     found = _parse(pointers.read(_RECEIPTS)).get(task_id)
     if not isinstance(found, dict):
         return None

@@ -100,7 +100,7 @@ def _items_of(containers: Sequence[Any]) -> Collection[Any]:
 
 
 def _items(container: Any) -> Collection[Any]:
-    """Return what a container holds, without calling methods that a subclass overrides."""
+    """Return the items of a container, without calling methods that its class overrides."""
     if isinstance(container, dict):
         return dict.values(container)
     if type(container) in _CONTAINERS:

@@ -21,8 +21,8 @@ reads an older head anymore.
 
 Without pointers (fsspec) there is no swap. The head is the fold with the highest number; in a tie,
 the first by name. If two processes fold at the same time, the loser hasn't deleted anything yet,
-because named parts are kept for ten minutes and a process gives up if it hasn't written its fold
-after a minute.
+because named parts are kept for ten minutes, and a fold that isn't written within a minute is
+abandoned.
 
 **Resetting** is also a fold: it names all complete parts, and subtracts the current counts of the
 other parts, because their writers will write them again.
