@@ -26,7 +26,7 @@ demo: ## Run the example app on 336,776 flights, with and without offload
 
 test: ## Run all tests (select with ARGS="-k name")
 	@$(BOOTSTRAP) test
-	@$(BIN)/python tools/programs.py chromium-headless-shell prometheus
+	@$(BIN)/python tools/programs.py 'chromium-headless-shell|chromium' prometheus
 	-@$(BIN)/python -m compileall -q offload benchmarks tests # once, not in every process
 	@unset PYTHONDONTWRITEBYTECODE; \
 	    $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)

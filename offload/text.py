@@ -150,6 +150,11 @@ def short_digest(digest: str) -> str:
     return digest[:15]
 
 
+def url_host(host: str) -> str:
+    """Return *host* as URLs contain it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def type_name(value: Any) -> str:
     """Return the name of a value's type, such as ``DataFrame``."""
     return type(value).__qualname__

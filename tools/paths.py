@@ -70,7 +70,7 @@ class Call(NamedTuple):
 
 
 def measure(socket: Path) -> Iterator[tuple[str, list[Call]]]:
-    """Yield each path with the files of the functions it calls, in order."""
+    """Yield each path with its calls of offload's functions, in order."""
     app = Celery("paths", broker="memory://", backend=f"redis+socket://{socket}?virtual_host=1")
     app.conf.accept_content = ["json", "pickle"]
     Offload(

@@ -1,9 +1,10 @@
 """Install system programs that tests need with apt, and report missing ones.
 
-    python3 tools/programs.py PROGRAM...
+    python3 tools/programs.py PROGRAM[|ALTERNATIVE]...
 
-A program is named like its Debian package. Tests that need a missing program are skipped, or fail
-with CI=true. The exit code is always 0.
+A program is named like its Debian package. The first name is installed unless one of the
+alternatives exists. Tests that need a missing program are skipped, or fail with CI=true. The exit
+code is always 0.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ import sys
 
 
 def main(programs: list[str]) -> int:
-    missing = [name for name in programs if shutil.which(name) is None]
+    missing = _missing(programs)
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         say(f"installing {', '.join(missing)}")
         _apt("update")
         for name in missing:  # one that apt-get doesn't know must not prevent the others
             _apt("install", "-y", "--no-install-recommends", name)
-        missing = [name for name in missing if shutil.which(name) is None]
+        missing = _missing(programs)
     if missing:
         say(f"missing: {', '.join(missing)}. Tests that need them are skipped. On Debian:")
         say(f"    sudo apt-get install {' '.join(missing)}")
     return 0
+
+
+def _missing(programs: list[str]) -> list[str]:
+    """Return the first name of each program of which no alternative is installed."""
+    each = [program.split("|") for program in programs]
+    return [names[0] for names in each if not any(map(shutil.which, names))]
 
 
 def _apt(*words: str) -> None:

@@ -42,8 +42,12 @@ _COMMANDS = {
 """The module of each command."""
 
 
+UNAVAILABLE = 69
+"""Exit code if a server is unavailable, like that of Celery's own commands (EX_UNAVAILABLE)."""
+
+
 class _Unavailable(click.ClickException):
-    exit_code = 69  # EX_UNAVAILABLE, like Celery's own commands when a server is unavailable
+    exit_code = UNAVAILABLE
 
 
 class _Commands(click.Group):

@@ -12,7 +12,8 @@ import click
 
 from offload.catalog import Catalog, Record
 from offload.catalog.names import DEFAULT, LATEST, split_label
-from offload.cli.options import DURATION, SIZE, UNAVAILABLE, as_json, runtime_of
+from offload.cli import UNAVAILABLE
+from offload.cli.options import DURATION, SIZE, as_json, runtime_of
 from offload.cli.output import (
     Column,
     open_output,

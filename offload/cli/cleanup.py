@@ -39,9 +39,9 @@ _WITHOUT = "without"
 def gc(ctx: click.Context, dry_run: bool, verbose: bool, as_json: bool) -> None:
     """Delete what has expired from the store.
 
-    File, SQLite, S3, and fsspec stores need this because they don't delete anything by themselves;
-    for other stores it is harmless. It can run at any time. If another sweep of the store is
-    running, this command does nothing and succeeds.
+    File, SQLite, S3, and fsspec stores need this because they don't delete anything by themselves.
+    On Redis, it releases what killed savers of a catalog have left. It can run at any time. If
+    another sweep of the store is running, this command does nothing and succeeds.
     """
     runtime = runtime_of(ctx)
     listed: list[dict[str, Any]] = []
@@ -195,8 +195,9 @@ def reencrypt(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     """Encrypt catalogs, pins, and shipped classes again, with the first key.
 
     Messages and results keep their old keys until they expire. The report counts the blobs under
-    each key; once an old key has none, you can remove it. The command can run at any time, and
-    again after an interruption. The exit code is 1 if something couldn't be moved.
+    each key. Once an old key has none, and no message from before the first key was added is
+    waiting, you can remove it. The command can run at any time, and again after an interruption.
+    The exit code is 1 if something couldn't be moved.
     """
     try:
         from offload.reencrypt import reencrypt as move

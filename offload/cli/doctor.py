@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from offload.cli.options import SIZE, UNAVAILABLE, as_json, runtime_of
+from offload.cli import UNAVAILABLE
+from offload.cli.options import SIZE, as_json, runtime_of
 from offload.cli.output import print_json, print_labelled
 from offload.doctor import Examined, Measured, examine, round_trip
 from offload.errors import OffloadError

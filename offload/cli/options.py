@@ -11,9 +11,6 @@ from offload.errors import ConfigurationError
 from offload.hooks.runtime import Runtime
 from offload.text import parse_duration, parse_size
 
-UNAVAILABLE = 69
-"""Exit code if a server is unavailable, like that of Celery's own commands (EX_UNAVAILABLE)."""
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 

@@ -10,6 +10,7 @@ import click
 from offload.cli.options import runtime_of
 from offload.cli.output import print_json
 from offload.errors import ConfigurationError
+from offload.text import url_host
 
 
 @click.command()
@@ -124,8 +125,7 @@ def exporter(ctx: click.Context, host: str, port: int, tasks: int, as_json: bool
     from offload.doctor.gauges import Gauges  # needs the package that the import above checks
 
     port, server = serve(runtime.store, host, port, tasks=tasks, more=[Gauges(runtime)])
-    name = f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{port}/metrics"
+    url = f"http://{url_host(host)}:{port}/metrics"
     if as_json:
         print_json({"url": url, "store": runtime.store.url})
     else:

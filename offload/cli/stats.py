@@ -83,9 +83,9 @@ def stats(
     The statistics cover all processes: values, bytes, deduplication, errors, and times.
 
     A process writes its counts every few seconds (offload_stats_interval) and when it exits; a
-    killed process loses the counts it hasn't written yet. --since works for totals, tasks, and
-    stores, by the hour. Counts by argument are for all time, and counts by catalog object for the
-    last 90 days.
+    killed process loses the counts it hasn't written yet. --since works for totals (by the minute
+    for three hours), and for tasks and stores by the hour. Counts by argument are for all time, and
+    counts by catalog object for the last 90 days.
     """
     if since is not None and by == "object":
         raise click.UsageError("counts by object always cover 90 days: omit --since")

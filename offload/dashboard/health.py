@@ -97,7 +97,7 @@ def stores_of(kept: Refreshed[StoreState]) -> list[Card]:
                     "Store", "/stores", "unavailable", [Fact("Check", str(kept.error), "error")]
                 )
             ]
-        return [Card("Store", "/stores", "info", "checking…", [])]
+        return [Card("Store", "/stores", "info", "checking", [])]
     tiers = kept.value.tiers
     return [
         _store(tier, f"Store {n}" if len(tiers) > 1 else "Store") for n, tier in _numbered(tiers)
@@ -158,7 +158,7 @@ def workers_of(kept: Refreshed[Compared]) -> Card:
             return Card.of(
                 "Workers", "/workers", "unknown", [Fact("Replies", str(kept.error), "warning")]
             )
-        return Card("Workers", "/workers", "info", "checking…", [])
+        return Card("Workers", "/workers", "info", "checking", [])
     asked = kept.value.asked
     found = [each for each in kept.value.findings if each.level in ("warning", "error")]
     without = [each.name for each in asked.workers if each.state == "without"]

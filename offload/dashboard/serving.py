@@ -16,6 +16,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from offload.errors import ConfigurationError
 from offload.metrics.connections import BACKLOG, PATIENCE, most_connections
+from offload.text import url_host
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _LONGEST = 120.0  # seconds from the start of a request to the end of its connection
@@ -41,10 +42,9 @@ def serve(
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as exc:
-        raise ConfigurationError(f"can't listen on {host}:{port}: {exc}") from exc
+        raise ConfigurationError(f"can't listen on {url_host(host)}:{port}: {exc}") from exc
     with listening:
-        name = f"[{host}]" if ":" in host else host
-        started(f"http://{name}:{listening.getsockname()[1]}{prefix}/")
+        started(f"http://{url_host(host)}:{listening.getsockname()[1]}{prefix}/")
         config = uvicorn.Config(
             _Closing(app),
             http=_bounded(most_connections()),

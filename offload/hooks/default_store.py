@@ -25,6 +25,7 @@ from offload.settings import Settings
 from offload.stores import open_store
 from offload.stores.open import check_url
 from offload.stores.protocols import Store
+from offload.text import url_host
 
 _NO_STORE = (
     "no store: neither the result backend nor the broker is Redis. Set offload_store (or "
@@ -158,6 +159,5 @@ def _store_url(
             options[name] = transport.get(name)
     elif path is not None:
         return f"redis+socket://{quote(path)}", {**options, "db": database}
-    named = [(f"[{host}]" if ":" in host else host, port) for host, port in where]
-    netloc = ",".join(f"{host}:{port}" for host, port in named)
+    netloc = ",".join(f"{url_host(host)}:{port}" for host, port in where)
     return f"{scheme}://{netloc}/{database}", options

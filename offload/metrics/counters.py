@@ -157,7 +157,7 @@ class Counted(NamedTuple):
             any other counter.
         task, argument: the task's and argument's name; "" if there is none.
         store: the URL of one of several stores; or `OBJECT_PREFIX` with the bucket and name of a
-            catalog object; else "".
+            catalog object; or `WORKER_PREFIX` with a worker's node name; else "".
     """
 
     name: str

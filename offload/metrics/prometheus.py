@@ -26,6 +26,7 @@ from offload.metrics.report import Figures, by_store, report
 from offload.metrics.storage import sums_of
 from offload.stores.capabilities import tiers_of
 from offload.stores.protocols import Store
+from offload.text import url_host
 
 try:
     from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -125,7 +126,7 @@ def serve(
     try:
         server = Server((host, port))
     except OSError as exc:
-        raise ConfigurationError(f"can't listen on {host}:{port}: {exc}") from exc
+        raise ConfigurationError(f"can't listen on {url_host(host)}:{port}: {exc}") from exc
     server.set_app(make_wsgi_app(registry))
     start_thread(server.serve_forever, "offload-exporter")
     return int(server.server_port), server

@@ -116,7 +116,7 @@ NOT_ASKED = {
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS.keys() - NOT_ASKED))
-def test_an_unavailable_store_is_told_by_the_exit_code(unavailable, name):
+def test_every_command_exits_with_69_if_the_store_is_unavailable(unavailable, name):
     """Every command that needs the store exits with 69 without it, and prints one document."""
     words = f"{name} {COMMANDS[name]} --json".split()
     done = CliRunner().invoke(offload, words, obj=unavailable)
@@ -126,7 +126,7 @@ def test_an_unavailable_store_is_told_by_the_exit_code(unavailable, name):
 
 @pytest.mark.parametrize("name", ("dashboard", "exporter"))
 def test_an_address_that_cannot_be_served_is_an_error_of_one_line(unavailable, name):
-    """An address of another machine, or a port that is taken, is reported without a traceback."""
+    """A port that is taken is reported in one line, without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = CliRunner().invoke(offload, [name, "--port", port], obj=unavailable)

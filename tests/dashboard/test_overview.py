@@ -83,7 +83,7 @@ def test_unavailable_stores():
     assert [card.title for card in cards] == ["Store 1", "Store 2"]
     assert (cards[1].level, cards[1].summary) == ("error", "unavailable")
     assert facts(cards[1])["Reachable"][0] == "redis://cache is unavailable: refused"
-    assert stores_of(Refreshed())[0].summary == "checking…"
+    assert stores_of(Refreshed())[0].summary == "checking"
     [failed] = stores_of(Refreshed(error=StoreUnavailable("no")))
     assert failed.level == "error"
 
@@ -114,7 +114,7 @@ def test_workers():
     assert card.facts[-1].remedy == "set it to the same on all"
     card = workers_of(replies(note="no worker replied within 1 s"))
     assert (card.level, card.summary) == ("info", "none replied")
-    assert workers_of(Refreshed()).summary == "checking…"
+    assert workers_of(Refreshed()).summary == "checking"
     assert workers_of(Refreshed(error=ValueError("no"))).level == "warning"
 
 
@@ -141,7 +141,7 @@ def test_the_verdict():
     healthy = stores_of(state(tier()))
     assert verdict(healthy, [], "in the last hour") == ("ok", "Yes.")
     unasked = verdict([*healthy, workers_of(Refreshed())], [], "in the last hour")
-    assert unasked == ("info", "No problems found; workers: checking….")
+    assert unasked == ("info", "No problems found; workers: checking.")
     full = stores_of(state(tier(Capacity(used=95, limit=100, policy="noeviction"))))
     level, answer = verdict(full, [], "in the last hour")
     assert (level, answer) == ("warning", "Look at store: memory 95 B of 100 B (95%).")

@@ -24,7 +24,7 @@ def session():
 
 @cache
 def handlers():
-    """Return what handles each URL of S3; moto finds that out anew for each request."""
+    """Return the handler of each URL of S3, which moto determines again for each request."""
     with mock_aws():
         return S3Backend("us-east-1", "123456789012").urls
 
