@@ -233,7 +233,7 @@ class Lock:
             maximum: longest pause between two checks, in seconds.
             factor: how much longer each pause is than the one before, at least 1.
 
-        Raises StoreUnavailable or StoreError, ValueError for numbers other than these.
+        Raises StoreUnavailable or StoreError, and ValueError if an argument is out of range.
         """
         timeout = check_timeout(timeout)
         deadline = None if timeout is None else self._clock() + timeout
@@ -354,7 +354,7 @@ class Lock:
 
 def _lease_of(name: str) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"not a name: a {type(name).__name__}; a lock's name is text")
+        raise ValueError(f"not a name: a lock's name must be text, not {type(name).__name__}")
     return check_name(_PREFIX + name)
 
 

@@ -77,7 +77,7 @@ class Holds:
         self._retrying = retrying
         self._clock = clock
         self._may_cut_small = chunk_size_of(store) is not None
-        # Checked once: it takes longer than what a release does otherwise.
+        # `isinstance` with a protocol is slow, so it is checked once.
         self._deferring = store.blobs if isinstance(store.blobs, DefersReleases) else None
 
     def add(self, refs: Iterable[Ref[Any]], hold: Hold) -> bool:

@@ -78,7 +78,7 @@ class SmallWriter:
         self._blob_limit = chunk_size_of(store)
         if self._blob_limit is not None:
             self._blob_limit -= encoder.overhead
-        # Checked once: it takes longer than to hash a small value.
+        # `isinstance` with a protocol is slow, so it is checked once.
         self._combining = store.blobs if isinstance(store.blobs, HoldsAndPuts) else None
         self._has_tiers = len(tiers_of(store)) > 1
 

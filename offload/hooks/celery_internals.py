@@ -167,7 +167,8 @@ def collects_parts(backend: Any) -> bool:
 def counts_parts(backend: Any) -> bool:
     """Return whether *backend* keeps each part of a chord as a result, until the chord expires.
 
-    Memcached, DynamoDB, and GCS do; others keep parts as any other result.
+    Memcached, DynamoDB, and GCS do. Redis collects them in a list; others keep them as any other
+    result.
     """
     return bool(getattr(backend, "implements_incr", False))
 

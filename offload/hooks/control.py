@@ -232,9 +232,9 @@ def register_gc_task(runtime: Runtime, app: Any) -> None:
 
 CHECK_TASK = "offload.check"
 _RECEIPTS = "offload/check"
-_KEPT = 16  # receipts
-_LONGEST = 255  # characters of an id or a name
-_RETENTION = 300.0  # seconds
+_RECEIPTS_KEPT = 16
+_LONGEST_NAME = 255  # characters of an id or a name
+_RESULT_RETENTION = 300.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -258,10 +258,10 @@ def register_check_task(runtime: Runtime, app: Any) -> None:
     def check(task: Any, value: Any, by_receipt: bool = False) -> Any:
         """Return *value* reversed; with *by_receipt*, through the store alone."""
         result = value[::-1]
-        ref = runtime.put(result, retention=_RETENTION).wire if by_receipt else ""
-        name = str(task.request.hostname or "")[:_LONGEST]
+        ref = runtime.put(result, retention=_RESULT_RETENTION).wire if by_receipt else ""
+        name = str(task.request.hostname or "")[:_LONGEST_NAME]
         receipt = Receipt(name, metadata.version("offload"), ref)
-        _write_receipt(runtime.store.pointers, str(task.request.id)[:_LONGEST], receipt)
+        _write_receipt(runtime.store.pointers, str(task.request.id)[:_LONGEST_NAME], receipt)
         return None if by_receipt else result
 
     app.task(
@@ -278,22 +278,22 @@ def _write_receipt(pointers: PointerStore, task_id: str, receipt: Receipt) -> No
     """Add a receipt to the pointer that has the last ones, so that none has to be cleaned up."""
     while True:
         before = pointers.read(_RECEIPTS)
-        known = {key: each for key, each in _parse(before).items() if key != task_id}
-        last = dict([*known.items(), (task_id, asdict(receipt))][-_KEPT:])
+        known = {key: each for key, each in _parse_receipts(before).items() if key != task_id}
+        last = dict([*known.items(), (task_id, asdict(receipt))][-_RECEIPTS_KEPT:])
         if pointers.swap(_RECEIPTS, before, json.dumps(last).encode()):
             return
 
 
 def read_receipt(pointers: PointerStore, task_id: str) -> Receipt | None:
     """Return the receipt that a worker wrote when it ran the task; None if there is none."""
-    found = _parse(pointers.read(_RECEIPTS)).get(task_id)
+    found = _parse_receipts(pointers.read(_RECEIPTS)).get(task_id)
     if not isinstance(found, dict):
         return None
     texts = (str(found.get(each.name, "")) for each in fields(Receipt))
     return Receipt(*texts)
 
 
-def _parse(written: bytes | None) -> dict[str, Any]:
+def _parse_receipts(written: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(written or b"{}")
     except (ValueError, RecursionError):

@@ -128,7 +128,7 @@ def _refs(
         return
     is_pickle = serializer == "pickle"
     if is_pickle and (
-        isinstance(value, Signature) or (contains(value, (Ref,)) and has_sharing(value))
+        isinstance(value, Signature) or (contains(value, (Ref, Signature)) and has_sharing(value))
     ):
         # No path into a signature stays valid, as pickle takes it apart; and one into a shared
         # container would split it. But a Ref in them stays a Ref.
@@ -136,11 +136,11 @@ def _refs(
     if has_paths(value) and contains(value, (Ref, Signature)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _refs(runtime, task, item, (*path, key), serializer)
-    elif contains(value, (Ref,)):
-        raise no_path_error(task, label(path, runtime.tasks[task].parameters), value)
     elif type(value) not in _SCALARS:
-        where = label(path, runtime.tasks[task].parameters)
-        ref = _copy(runtime, task, where, value, serializer)
+        argument = label(path, runtime.tasks[task].parameters)
+        if contains(value, (Ref,)):
+            raise no_path_error(task, argument, value)
+        ref = _copy(runtime, task, argument, value, serializer)
         if ref is not None:
             yield path, ref
 

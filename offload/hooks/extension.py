@@ -151,8 +151,8 @@ class Offload:
         A notebook shows them as tables. Writes this process's own counters first.
 
         Args:
-            since: count only the last seconds, or the last time such as ``"6h"``; by default, all
-                time.
+            since: count only this period until now, in seconds or as text such as ``"6h"``; by
+                default, all time.
 
         Raises ConfigurationError if the store keeps no statistics, and StoreUnavailable.
         """

@@ -35,8 +35,6 @@ from offload.ref import Ref
 from offload.settings import TaskOptions
 from offload.settings.units import Duration
 
-__all__ = ("Call", "Memos")
-
 T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.2, 5.0, 1.5  # seconds until a message comes back

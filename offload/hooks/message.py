@@ -77,8 +77,8 @@ class Note:
         within: paths of arguments whose signatures contain references; only in pickled messages.
         also: wire texts of further references, which need no path.
         key: fingerprint of the key that signed the short references; empty: there are none.
-        mark: what `marked_refs` put in place of references has this, a random text; empty: there is
-            none.
+        mark: random text in each dict that `marked_refs` put in place of a reference; empty: there
+            are none.
         holds: the name by which the message holds its values; empty: it holds none.
         until: when its values may expire, in seconds since 1970; None: unknown.
         since: for a part of a chord, when the chord began, in seconds since 1970.
@@ -230,8 +230,8 @@ def _whole_path(path: Any) -> Any:
 def marked_refs(value: Any, mark: str) -> Any:
     """Return *value* with a dict in place of each Ref, which can be unpickled without this library.
 
-    Its type is a rare one, so that `whole_refs` finds it quickly, and recognizes it by *mark*,
-    which a user's data can't have.
+    It is an OrderedDict, which is rare in arguments, so `whole_refs` finds it quickly. *mark*
+    distinguishes it from a user's data.
     """
 
     def marked(ref: Ref[Any]) -> OrderedDict[str, str]:
@@ -241,7 +241,7 @@ def marked_refs(value: Any, mark: str) -> Any:
 
 
 def whole_refs(value: Any, key: str, mark: str) -> Any:
-    """Return *value* with references, unverified, in place of what was pickled for them.
+    """Restore the references in *value*, unverified, from marked dicts and short forms.
 
     Args:
         key, mark: `Note.key` and `Note.mark` of the message.
@@ -275,7 +275,7 @@ def text_in(node: Any, key: str) -> str | None:
         key: `Note.key` of the message.
     """
     text = wire_text(node)
-    return expand(text, key) if text and key else text
+    return expand(text, key) if text else text
 
 
 def _malformed() -> InvalidRef:

@@ -52,6 +52,11 @@ class Slot:
     otherwise: Slot | None = None
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether it is in a signature that the message carries."""
+        return self.keep or self.signature is not None
+
+    @property
     def is_stored(self) -> bool:
         """Whether the value is, or will be, in the store instead of the message."""
         return self.payload is not None or (self.ref is not None and self.ref.digest is not None)
@@ -147,11 +152,7 @@ class Outgoing:
     @property
     def embedded_refs(self) -> list[Ref[Any]]:
         """The references in signatures."""
-        return [
-            slot.ref
-            for slot in self.slots
-            if slot.ref is not None and (slot.keep or slot.signature is not None)
-        ]
+        return [slot.ref for slot in self.slots if slot.ref is not None and slot.is_embedded]
 
     def place(self, root: Any) -> Any:
         """Return a copy of the message *root* with a reference in each place."""

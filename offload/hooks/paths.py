@@ -71,7 +71,7 @@ def contains(
     level: Any = (value,)
     seen: set[int] = set()
     while True:  # level by level, so that most of it runs in C: this runs for each message
-        types, inner = set(map(type, level)), set()
+        types, inner = set(map(type, level)), set[type]()
         for kind in types:
             if issubclass(kind, kinds):
                 return True
@@ -87,13 +87,13 @@ def contains(
         if is_data is not None and len(found) > MANY and len(seen) <= MANY and is_data(value):
             return False
         seen.update(found)
-        level = _items_of(list(found.values()))
+        level = _items_of(list(found.values()), inner)
 
 
-def _items_of(containers: Sequence[Any]) -> Collection[Any]:
+def _items_of(containers: Sequence[Any], types: set[type]) -> Collection[Any]:
+    """Return the items of *containers*, whose types are among *types*."""
     if len(containers) == 1:
         return _items(containers[0])
-    types = set(map(type, containers))
     if types <= {list, tuple}:
         return list(chain.from_iterable(containers))
     return list(chain.from_iterable(map(dict.values if types == {dict} else _items, containers)))
@@ -147,7 +147,7 @@ def _unfolded_size(value: Any, known: dict[int, int]) -> int:
 
 
 def local_values(value: Any) -> Any:
-    """Return *value* with the values of Refs that are in this process only."""
+    """Replace each Ref in *value* to a value in this process by that value."""
     return replace_refs(value, lambda ref: ref.get() if ref.is_local else ref)
 
 
@@ -156,8 +156,8 @@ def _is_container(kind: type) -> bool:
 
 
 def replace_refs(value: Any, make: Callable[[Any], Any], kind: type = Ref) -> Any:
-    """Replace each Ref, or other object of *kind*, in *value* that `contains` finds by
-    ``make(ref)``.
+    """Replace each Ref, or other object of *kind*, in *value*, and in the lists, tuples, dicts, and
+    signatures in it, by ``make(ref)``.
 
     Containers without Refs stay the same objects. Others are copied once each, so shared and
     cyclic ones stay shared and cyclic.

@@ -337,12 +337,11 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
     if is_pickle:
         # Unpickling rebuilds signatures, so no path into them stays valid.
         within = {slot.signature for slot in out.slots if slot.signature and not slot.keep}
-        in_signatures = any(slot.keep or slot.signature for slot in out.slots)
         note = replace(
             note,
-            refs=[slot.path for slot in out.slots if not (slot.keep or slot.signature)],
+            refs=[slot.path for slot in out.slots if not slot.is_embedded],
             within=sorted(map(list, within), key=repr),
-            mark=secrets.token_hex(8) if in_signatures else "",
+            mark=secrets.token_hex(8) if out.embedded_refs else "",
             also=[ref.wire for ref in out.embedded_refs] if note.holds else [],
         )
     else:
@@ -365,7 +364,7 @@ def _marked(message: Any, out: Outgoing, serializer: str, note: Note) -> Any:
             if key and wire not in texts:
                 texts[wire] = shorten(wire, key)
             text = texts.get(wire, wire)
-            if is_pickle and (slot.keep or slot.signature):
+            if is_pickle and slot.is_embedded:
                 return Ref.unbound(text)
             return in_message(text)
 

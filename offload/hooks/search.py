@@ -92,7 +92,7 @@ def _signatures(
         for i, item in enumerate(value):
             if not _is_small(out, item):
                 _signatures(out, item, (*path, i), keep=keep, within=within)
-    elif is_signature(value, plain=True) and not _is_small(out, value):
+    elif is_signature(value, plain=True):
         _signature(out, value, path, keep=keep, within=within)
 
 
@@ -131,7 +131,7 @@ def _signature(
 ) -> None:
     within = within or path
     own = signature["options"] or {}
-    if path[0] == "chain" and len(path) == 2 and own.get("chord"):
+    if path[0] == "chain" and len(path) == 2 and own.get("chord"):  # `_is_small` skips none such
         out.leads_to_chord = True
     args, kwargs = signature["args"] or (), signature["kwargs"] or {}
     name = str(signature["task"])

@@ -51,7 +51,7 @@ _SCALARS = frozenset(
 _PASSIVE = frozenset(
     {"numpy", "pandas", "polars", "pyarrow", "scipy", "torch", "xarray", "geopandas", "PIL"}
 )
-"""Packages of values whose serialization runs their own code only."""
+"""Packages of values whose serialization runs their own code only, unless they hold objects."""
 _EMBEDDED = ("link", "link_error", "chain", "chord")
 
 
@@ -468,13 +468,33 @@ def _is_passive(value: object) -> bool:
         if kind in _SCALARS or id(each) in seen:
             continue
         seen.add(id(each))
-        items = _content(each)
-        if kind in (list, tuple, dict) and items is not None:
+        if kind in (list, tuple, dict):
+            items = _content(each) or ()
             if not set(map(type, items)) <= _SCALARS:
                 waiting += items
-        elif items is None and kind.__module__.partition(".")[0] not in _PASSIVE:
+        elif kind.__module__.partition(".")[0] in _PASSIVE:
+            if _holds_user_objects(each):
+                return False
+        elif kind is not bytearray:
             return False
     return True
+
+
+def _holds_user_objects(value: Any) -> bool:
+    """Return whether an array, a column, or a label of a value of a `_PASSIVE` package may be an
+    object of a user's class.
+    """
+    parts = [value]
+    if hasattr(value, "iloc"):  # a DataFrame or Series
+        columns = [value.iloc[:, at] for at in range(value.shape[1])] if value.ndim > 1 else [value]
+        parts = [*columns, *value.axes]
+    elif hasattr(value, "variables"):  # a Dataset
+        parts = list(value.variables.values())
+    return any(
+        getattr(getattr(part, "dtype", None), "hasobject", False)
+        and not set(map(type, getattr(part, "flat", part))) <= _SCALARS
+        for part in parts
+    )
 
 
 def _names(signatures: Any) -> Iterator[str | None]:

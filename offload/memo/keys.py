@@ -279,10 +279,10 @@ def digest_of_value(
                 return str(digest_of([data])).encode()
             data = cipher.open_inline(data, repr(value))
             return str(cipher.keyring.current.digest_of([data])).encode()
+    if known is not None and id(value) in known:
+        return known[id(value)]
     if refs and type(value) in _CONTAINERS and _holds_ref(value):
         known = {} if known is None else known
-        if id(value) in known:
-            return known[id(value)]
         found = blake3(type(value).__name__.encode())
         each = functools.partial(
             digest_of_value,

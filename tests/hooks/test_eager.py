@@ -121,6 +121,26 @@ def test_references_in_shared_containers(native):
     assert found == [ROWS]
 
 
+def test_signatures_in_shared_containers(native):
+    """An eager call with a signature in lists that share each other, or contain themselves, takes
+    no exponential time.
+    """
+    if native != "pickle":
+        pytest.skip("others write each list as often as it occurs")
+    wire = make_wire(conf={"task_serializer": "pickle", "task_always_eager": True})
+    seen = []
+    see = wire.app.task(name="see", shared=False)(task_that(seen.append))
+    nested = [see.s(1)]
+    for _ in range(40):
+        nested = [nested, nested]
+    cycle = [see.s(1)]
+    cycle.append(cycle)
+    for value in (nested, cycle):
+        see.delay(value)
+    assert seen[0][0] is seen[0][1]
+    assert seen[1][1] is seen[1]
+
+
 def test_a_link_gets_what_a_task_returned(both):
     """The callback of an eager task that returns a Ref receives the value."""
     eager = both[0]

@@ -6,6 +6,8 @@ import functools
 import itertools
 import uuid
 
+import numpy as np
+import pandas as pd
 import pytest
 from celery import Celery, Signature, Task, chain, chord, group
 from celery.app.amqp import AMQP
@@ -229,6 +231,42 @@ def test_a_value_whose_own_code_serializes_it_is_serialized_again(native, within
     wire.work()
     assert seen == sorted(set(seen)), "each message has its own state"
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    "within",
+    (
+        lambda value: np.array([value], dtype=object),
+        lambda value: np.array([(1, value)], dtype=[("a", "i4"), ("b", "O")]),
+        lambda value: pd.DataFrame({"a": [1], "b": [value]}),
+        lambda value: pd.Series([value], name="b"),
+    ),
+    ids=["array", "structured array", "frame", "series"],
+)
+def test_objects_in_an_array_are_serialized_for_each_message(within):
+    """An array or frame whose objects say how to serialize them may differ in each message."""
+    wire = make_wire(conf={"task_serializer": "pickle"})
+    task = wire.app.task(name="take", shared=False)(nothing)
+    counting = Counting()
+    value = within(counting)
+    group([task.s(value) for _ in range(4)]).apply_async()
+    assert counting.count >= 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    (np.array(["text", None] * 1000, dtype=object), pd.DataFrame({"a": ["text", "more"] * 1000})),
+    ids=["array", "frame"],
+)
+def test_text_in_an_array_is_serialized_once(value, monkeypatch):
+    """An array or frame of Python's own texts is serialized once for the messages of a group."""
+    wire = make_wire(conf={"task_serializer": "pickle"})
+    task = wire.app.task(name="take", shared=False)(nothing)
+    writer = wire.app._offload.content.writer
+    serialize, calls = writer.serialize, []
+    monkeypatch.setattr(writer, "serialize", lambda *a: calls.append(a) or serialize(*a))
+    group([task.s(value) for _ in range(4)]).apply_async()
+    assert len(calls) == 1
 
 
 class Numbering(AMQP):

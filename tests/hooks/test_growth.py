@@ -103,7 +103,9 @@ def test_large_values_of_late_steps_are_found(wire):
 
 
 def test_no_message_checks_what_the_store_can_do(wire):
-    """What a store can do is looked up once: by `isinstance`, that takes as long as a hash."""
+    """The store's abilities are checked once per process, as `isinstance` with a protocol takes as
+    long as a hash.
+    """
     grow = wire.app.tasks["grow"]
     big = "x" * 5000
 

@@ -63,11 +63,11 @@ async def apply_async(
 
 async def _publish(runtime: Runtime, task: Any, publish: Callable[[], Any]) -> Any:
     app = app_itself(getattr(task, "app", None) or runtime.app)
-    caller = Caller(app)
+    caller = _Caller(app)
 
     def call() -> Any:
         result = publish()
-        forget_waiting(result)
+        _forget_waiting(result)
         return result
 
     def call_eagerly() -> Any:
@@ -111,7 +111,7 @@ async def get(
             return source.join(**how)
         return source.get(follow_parents=False, **how)
 
-    caller = Caller(runtime.app)
+    caller = _Caller(runtime.app)
     return await call_in_thread(lambda: caller.run(read))
 
 
@@ -119,7 +119,7 @@ async def put(runtime: Runtime, value: T, **options: Any) -> Ref[T]:
     return await call_in_thread(lambda: runtime.put(value, **options))
 
 
-class Caller:
+class _Caller:
     """The app and task on whose behalf Celery is called; create it in the caller's thread."""
 
     def __init__(self, app: Any) -> None:
@@ -138,7 +138,7 @@ class Caller:
             return function()
 
 
-def forget_waiting(result: Any) -> None:
+def _forget_waiting(result: Any) -> None:
     """Keep the backend from waiting for results that this thread has published.
 
     Publishing a group registers its results with the backend. `get` registers them again in the

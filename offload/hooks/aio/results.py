@@ -217,7 +217,7 @@ class _Watcher:
         errors: dict[str, Exception] = {}
         for backend, ids in by_backend.values():
             _read(backend, list(ids), found, errors)
-        many = all(is_polled(backend) for backend, _ in by_backend.values())
+        many = all(_is_polled(backend) for backend, _ in by_backend.values())
         now = time.monotonic()
         for watch in watches:
             self._update(watch, found, errors, now)
@@ -266,7 +266,7 @@ def _backend_for(node: Any) -> Any:
     given = node.backend
     share_backend(node.app)
     own = node.app.backend
-    if hasattr(own, "result_consumer") and not is_polled(own):
+    if hasattr(own, "result_consumer") and not _is_polled(own):
         return given  # its replies go to the backend that published it
     same = type(own) is type(given) and getattr(own, "url", None) == getattr(given, "url", None)
     return own if same else given
@@ -280,7 +280,7 @@ def _read(
 ) -> None:
     """Poll for results; add ready ones to *found*, with their states, and failures to *errors*."""
     rest: Iterable[str] = ids
-    if is_polled(backend):
+    if _is_polled(backend):
         try:
             for task_id, meta in _read_many(backend, list(ids)):
                 found[task_id] = meta["status"], meta
@@ -346,7 +346,7 @@ def _skip_subscribing(consumer: Any) -> None:
     consumer.consume_from = consume_from
 
 
-def is_polled(backend: Any) -> bool:
+def _is_polled(backend: Any) -> bool:
     """Return whether *backend* returns the states of many results in one request."""
     return isinstance(backend, BaseKeyValueStoreBackend)
 

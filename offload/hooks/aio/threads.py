@@ -154,8 +154,6 @@ _threads = PerProcess(_Threads, keep_inherited=True)
 _PAUSE = 0.005  # seconds between two deliveries while threads have more to do
 _MOST = 20  # outcomes per delivery; each resumes a coroutine before the loop does anything else
 
-_running = threading.local()
-
 
 class _Due(Enum):
     NO = 0
@@ -211,7 +209,7 @@ class Outbox(Generic[T]):
 
 def outbox_of(loop: asyncio.AbstractEventLoop) -> Outbox[Any]:
     """Return the outbox of *loop*, which must run in this thread."""
-    found: Outbox[Any] | None = getattr(_running, "outbox", None)
+    found: Outbox[Any] | None = getattr(_thread, "outbox", None)
     if found is None or found.loop is not loop:
-        found = _running.outbox = Outbox(loop)
+        found = _thread.outbox = Outbox(loop)
     return found
