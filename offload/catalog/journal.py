@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Any
 
 from offload.catalog.copies import copy_blobs
-from offload.catalog.records import Record
+from offload.catalog.records import GREATEST, Record, is_time
 from offload.catalog.saving import OnConflict
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
@@ -253,9 +253,8 @@ def _checked(entry: Entry) -> Entry:
         all(type(text) is str for text in texts)
         and all(text is None or type(text) is str for text in optional)
         and type(entry.size) is int
-        and 0 <= entry.size < 1 << 63
-        and type(entry.created) in (int, float)
-        and abs(entry.created) < 1 << 63
+        and 0 <= entry.size < GREATEST
+        and is_time(entry.created)
     ):
         raise ValueError("not an entry")
     return entry

@@ -54,7 +54,8 @@ ANNOUNCED = 600.0
 _SETTLED = 3600.0  # seconds after which no saver may still write a record that it announced
 _LAST = 48  # most bytes of `last` in a state
 _DEPTH = 50
-_GREATEST = 1 << 63  # more than any number in a record
+GREATEST = 1 << 63
+"""More than any number in a record."""
 
 
 @dataclass(frozen=True)
@@ -279,8 +280,8 @@ def read_record(
     if (
         place is None
         or not all(type(data.get(name)) is kind for name, kind in kinds.items())
-        or not 0 <= data["size"] < _GREATEST
-        or not _is_time(data.get("created"))
+        or not 0 <= data["size"] < GREATEST
+        or not is_time(data.get("created"))
         or not _is_digest(data.get("digest"))
     ):
         raise _altered(pointer)
@@ -306,8 +307,9 @@ class NameState:
         keys: of its versions, and perhaps of others.
         recent: when a saver announced a version, in seconds since 1970, if that was lately.
         tags: the version's key by tag.
-        last: the highest number of a version that was removed, if it was the highest of all.
-        taken: of `recent`, the numbers that savers without a version took: nobody else saves those.
+        last: the highest number that was taken, or removed while it was the highest.
+        taken: numbers in `recent` that saves without a version reserved; no other save may use
+            them.
     """
 
     keys: frozenset[str] = frozenset()
@@ -452,7 +454,7 @@ def read_state(pointer: str, value: bytes | None, keys: Keys) -> NameState:
         and isinstance(recent, dict)
         and isinstance(tags, dict)
         and all(map(_is_key, (*versions, *recent, *taken, *tags.values())))
-        and all(map(_is_time, recent.values()))
+        and all(map(is_time, recent.values()))
     ):
         raise _altered(pointer)
     return NameState(frozenset(versions), recent, tags, last, frozenset(taken))
@@ -512,8 +514,9 @@ def _is_key(value: Any) -> bool:
         return False
 
 
-def _is_time(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < _GREATEST  # which NaN isn't
+def is_time(value: Any) -> bool:
+    """Return whether *value* is a number of seconds that a record may have."""
+    return type(value) in (int, float) and abs(value) < GREATEST  # which NaN isn't
 
 
 def _is_digest(value: Any) -> bool:

@@ -198,7 +198,9 @@ class _Index:
             if self._before is not None:
                 data = self._at.parse(lambda keys: unseal(self._pointer, self._before or b"", keys))
                 read: Any = json.loads(self._content.reader.get(self._content.open(data["ref"])))
-                "".join(text for each in read for text in each).encode()  # texts, in UTF-8
+                "".join(
+                    text for each in read for text in each
+                ).encode()  # raises unless all are UTF-8 texts
                 return {pointer: (tag, value) for pointer, tag, value in read}
         return {}
 

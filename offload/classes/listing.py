@@ -211,7 +211,7 @@ class StoredClasses:
         """Delete versions pushed more than *older_than* seconds ago, and return their records.
 
         Keeps versions that are the latest, are tagged, are unreadable, or are needed by a kept one.
-        Call this when no message that waits needs an old version, and no process still sends one; a
+        Call this when no waiting message needs an old version, and no process still sends one; a
         process that does will push it again within a minute.
         """
         storage, before = self._versions.storage, self._versions.clock() - older_than

@@ -167,7 +167,8 @@ class Loader(Protocol):
     def declare(self, name: str, code_hash: str, obj: Any) -> Any:
         """Declare a version that is still being read, so that it can refer to itself.
 
-        Return the object to use, because a version it needs may have already declared another.
+        Return the object to use: another one if a version that it needs has needed it in turn, and
+        declared it first.
         """
 
 

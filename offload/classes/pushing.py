@@ -71,7 +71,7 @@ class Pusher:
             except StoreUnavailable:
                 if before is None:
                     raise
-                return  # checked less than `_RECHECK` seconds ago
+                return  # it was stored at the last check; the next call checks again
             self.stored[pair] = now
 
     def _ship(self, obj: Any, pair: ClassVersion, *, first: bool) -> None:

@@ -67,9 +67,8 @@ class Registry:
         Raises:
             SerializationError: if no serializer that the app accepts supports it.
         """
-        is_json = type(value) is not str and is_plain(
-            value, _EXACT_JSON, _MOST_TIMES
-        )  # text is stored raw
+        # Text is stored raw.
+        is_json = type(value) is not str and is_plain(value, _EXACT_JSON, _MOST_TIMES)
         payload = self._json.write(value) if is_json else None
         return payload if payload is not None else self._as_sent(value, _NO_SERIALIZER)
 
@@ -111,7 +110,7 @@ class Registry:
         if payload is not None and kombu.is_kombus_own(celery_serializer):
             is_json = payload.serializer == Json.name or payload.head == b"str"
             if is_json and celery_serializer == "json":
-                return True
+                return True  # of no registered type
             if payload.serializer == kombu.PREFIX + celery_serializer:
                 return not holds_registered(value)
         return not holds_registered(value) and kombu.carries(value, celery_serializer)

@@ -26,7 +26,7 @@ from offload.serializers.base import CachedFunction
 IsVersion = Callable[[type], bool]
 """Returns whether a class is itself shipped."""
 
-_ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (typing has its own alias type)
+ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (typing has its own alias type)
 _METHODS = (FunctionType, classmethod, CachedFunction)
 _CALLED = ("__new__", "__init__")
 _EXCEPTIONS: set[type] = {
@@ -130,7 +130,7 @@ def alias(origin: Any, args: list[Any], is_version: IsVersion) -> Any:
     by_meta, _ = _definition(type(origin), "__getitem__")
     if by_meta is not None or definer is None or not _is_allowed(definer, is_version):
         raise TypeError(f"{origin.__qualname__} is not generic by itself")
-    if not all(each is ... or isinstance(each, (type, *_ALIASES)) for each in args):
+    if not all(each is ... or isinstance(each, (type, *ALIASES)) for each in args):
         raise TypeError("an argument of an alias is not a type")  # typing compiles strings
     made: Any = origin
     return made[tuple(args) if len(args) != 1 else args[0]]

@@ -96,7 +96,7 @@ def from_bytes(
     if any(type(n) is not int or n < 0 for n in shape):
         raise ValueError("not a shape")
     if math.prod(shape) * dtype.itemsize != buffer.nbytes:
-        raise ValueError(f"{buffer.nbytes} bytes are no array of {shape} {dtype}")
+        raise ValueError(f"{buffer.nbytes} bytes don't make an array of {shape} {dtype}")
     # Also do so for an empty buffer: numpy.empty would allocate memory for items of dtype S0.
     return np.ndarray(shape, dtype, buffer, order=order)  # type: ignore[arg-type]
 

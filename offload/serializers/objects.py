@@ -26,7 +26,6 @@ from __future__ import annotations
 import copyreg
 import functools
 import operator
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
@@ -51,7 +50,6 @@ _EXCEPTIONS_OF_MORE = (
     *(StopIteration, SystemExit),
 )
 """Exceptions whose ``__init__`` stores more than their arguments."""
-_ALIASES = (GenericAlias, type(typing.List[int]))  # noqa: UP006 (typing has its own alias type)
 _TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
@@ -210,7 +208,7 @@ def write(value: Any, writer: Writer) -> Node | None:
         return _write_partial(value, writer)
     if kind is MethodType:
         return _write_bound(value, writer)
-    if kind in _ALIASES:
+    if kind in methods.ALIASES:
         return _write_alias(value, writer)
     index = state.index(kind)
     if index is None:
@@ -359,10 +357,9 @@ def _read_object(reader: Reader, body: Node) -> Any:
         made: Any = cls.__new__(cls, *args, **keywords)
     elif how == _CALL:
         called = maker(reader, made_by, calls=True)
+        # Calling an enum with more arguments would create a new enum.
         if isinstance(called, EnumMeta) and (len(args) != 1 or keywords):
-            raise TypeError(
-                "an enum member is created from its value alone"
-            )  # calling an enum with more arguments creates a new enum
+            raise TypeError("an enum member is created from its value alone")
         made = called(*args, **keywords)
     else:
         raise ValueError(f"unknown way to create an object: {how!r:.20}")

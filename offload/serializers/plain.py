@@ -20,7 +20,7 @@ from offload.text import type_name
 _MAX_DEPTH = 200
 """Maximum depth, below orjson's limit of 254. It also ends the walk through a cycle."""
 MANY = 50
-"""Containers beyond which serializing a value takes less time than looking at each of them."""
+"""With more containers than this, serializing a value is faster than inspecting each of them."""
 _DATA_ONLY = (
     orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
@@ -169,7 +169,7 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS, most: float = inf
     Args:
         value: any object.
         types: types of containers that may occur in it.
-        most: how often one may occur.
+        most: roughly, how many times larger sharing may make the JSON.
 
     Raises SerializationError for a container that occurs more often.
     """
@@ -209,8 +209,9 @@ def is_plain(value: Any, types: frozenset[type] = _CONTAINERS, most: float = inf
 
 
 def is_data(value: Any) -> bool:
-    """Return whether *value* certainly consists of JSON's own types, enumerations, and UUIDs. False
-    means unknown. Takes the memory of its JSON.
+    """Return whether orjson certainly writes *value* without a conversion that an app defines.
+
+    False means unknown. Takes the memory of its JSON.
     """
     return _as_data(value) is not None
 

@@ -43,7 +43,8 @@ _FREE = 1 << 20
 """Maximum number of items without bytes, such as rows of nulls; larger values may have more."""
 
 COLLIDING = 256
-"""Maximum number of dict keys or set items with the same hash: inserting takes quadratic time."""
+"""Maximum number of keys or items of a dict, set, or pandas index with the same hash: inserting
+takes quadratic time."""
 
 _INLINE = 256
 """Maximum bytes to put in the head instead of in a buffer of their own."""

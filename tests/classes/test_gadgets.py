@@ -274,7 +274,7 @@ def test_arguments_and_items_are_lists(memory, defined, parts):
     head = tree(side.registry, [cls], {"object": ["call", {"code": 0}, 0, *parts]})
     tracemalloc.start()
     try:
-        with pytest.raises(OffloadError):
+        with pytest.raises(OffloadError, match="not a list"):
             side.serializers.decode("tree", head, [])
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:

@@ -1,4 +1,4 @@
-"""Everything but values that offload reads of a store or a message: samples, and their decoders."""
+"""Samples of the records in stores and messages, with their decoders."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ RECORDS = [
     (asdict(CLASS_RECORD), lambda node: ClassRecord.from_bytes(text_of(node), "it")),
     ({"owner": "me", "fence": 5, "until": 9.5}, read_lease),
 ]
-"""What is read of a store or of a message besides values, and its decoder."""
+"""Records, each with its decoder."""
 SEALED = [
     (seal(b"content", RING.current, "memo", "a"), lambda b: open_sealed(b, RING, "memo", "a")),
     (

@@ -225,7 +225,7 @@ class StructuralHasher:
         if atom is not None:
             self._out.append(atom(value))
             return
-        write = _OWN_WRITERS.get(kind) or WRITERS.get(kind)
+        write = _WRITERS.get(kind)
         if write is not None:
             write(self, value)
         elif isinstance(value, type):
@@ -372,9 +372,10 @@ class StructuralHasher:
             self._settled = before
 
 
-_OWN_WRITERS: dict[type, Callable[[StructuralHasher, Any], None]] = {
+_WRITERS: dict[type, Callable[[StructuralHasher, Any], None]] = {
+    **WRITERS,
     tuple: StructuralHasher.sequence,
     types.FunctionType: StructuralHasher.function,
     types.CellType: StructuralHasher.cell,
 }
-"""Methods that write values of a type; `WRITERS` are functions for others."""
+"""Functions that write values of a type, and methods for those that have parts."""

@@ -327,7 +327,7 @@ def _reduced(value: Any) -> Any:
 def _is_value(value: Any, state: Any, items: list[Any], pairs: list[Any]) -> bool:
     """Return whether the identity of *value* doesn't matter, only its content.
 
-    Of such objects, libraries may have one in one process and two in another.
+    Libraries may share one such object in one process, and have two in another.
     """
     kind = type(value)
     if isinstance(value, _VALUES):

@@ -56,7 +56,7 @@ def _decode(data: Any, version: int) -> Any:
     if mode not in _BITS or type(width) is not int or type(height) is not int:
         raise NotDecoded("its mode or size is unknown")
     if type(pixels) is not bytes:
-        raise NotDecoded("its pixels are no bytes")
+        raise NotDecoded("its pixels aren't bytes")
     row = (width * _BITS[mode] + 7) // 8
     if not row * height and max(width, height) > _MAX_EMPTY:  # Pillow allocates memory for rows
         raise NotDecoded("it is empty, but too wide or high")

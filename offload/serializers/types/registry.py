@@ -120,7 +120,7 @@ BUILT_IN: dict[str, BuiltIn] = {
 _TRIGGERS = frozenset(built_in.imported for built_in in BUILT_IN.values())
 
 CARRIED = frozenset({"numpy", "pandas", "polars", "pyarrow"})
-"""Packages whose types the tree supports itself, so they are never registered."""
+"""Packages whose types the tree supports itself: for them, no pending types are registered."""
 
 _CONTAINERS = frozenset(
     {list, tuple, dict, set, frozenset, deque, OrderedDict, Counter, defaultdict}

@@ -94,8 +94,10 @@ def _encode_lil(value: Any) -> Any:
 
 
 def _decode_lil(kind: Any, data: Any, version: int) -> Any:
-    if not isinstance(data[3], np.ndarray) or data[3].dtype != np.int64:  # two lists each
-        raise NotDecoded("its rows are no array of numbers")
+    if (
+        not isinstance(data[3], np.ndarray) or data[3].dtype != np.int64
+    ):  # scipy makes two lists of each
+        raise NotDecoded("its rows aren't an array of numbers")
     csr = sp.csr_matrix if issubclass(kind, sp.spmatrix) else sp.csr_array
     return kind(_decode_compressed(csr, data, version))
 

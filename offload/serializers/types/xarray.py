@@ -86,17 +86,18 @@ def _decode_coords(data: Any) -> Any:
     found, own = data
     variables: dict[Any, Any] = {}
     indexes: dict[Any, Any] = {}
-    for how, names, content, dim, dtypes in as_list(own):
-        if not isinstance(content, pd.Index):  # others are expanded
+    for how, labels, content, dim, dtypes in as_list(own):
+        if not isinstance(content, pd.Index):  # xarray would expand a range or a list
             raise NotDecoded("an index is missing")
+        names = as_list(labels)
         known = [_decode_dtype(dtype) for dtype in as_list(dtypes)]
         index = (
-            PandasMultiIndex(content, dim, dict(zip(as_list(names), known, strict=True)))
+            PandasMultiIndex(content, dim, dict(zip(names, known, strict=True)))
             if how == "multi"
             else PandasIndex(content, dim, *known)
         )
         made = index.create_variables()
-        if set(made) != set(as_list(names)) and len(names) == 1 == len(made):
+        if set(made) != set(names) and len(names) == 1 == len(made):
             made = {names[0]: next(iter(made.values()))}
         for name in names:
             variables[name], indexes[name] = made[name], index

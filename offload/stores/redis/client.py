@@ -203,8 +203,7 @@ class RedisClient:
         waiting = self._waiting.get()
         if not waiting.acquire(blocking=False):
             raise StoreUnavailable(
-                f"all connections to {self.url} that may wait do so: raise max_connections",
-                store=self.url,
+                f"too many calls wait for releases in {self.url}", store=self.url
             )
         try:
             return self._checked(self._sent([("BLPOP", key, seconds)])) != [None]

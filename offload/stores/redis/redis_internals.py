@@ -19,7 +19,7 @@ from offload.stores.protocols import Parts
 Command = Sequence[Any]
 Packer = PythonRespSerializer
 """redis-py's class that packs commands unless hiredis does; it has `pack` and `encode`."""
-pack_in_c: Callable[[Command], bytes] | None = getattr(hiredis, "pack_command", None)
+_pack_in_c: Callable[[Command], bytes] | None = getattr(hiredis, "pack_command", None)
 """hiredis's function that packs a tuple of strings, numbers, and bytes; None before hiredis 2.1."""
 
 # Before 5.3, the pool required the command as an argument; later versions warn about it.
@@ -198,8 +198,8 @@ class _PartsPacker(Packer):
         if type(args[0]) is not str or " " in args[0]:  # several words, which only redis-py sends
             packed: list[bytes | memoryview] = super().pack(*args)  # type: ignore[no-untyped-call]
             return packed
-        if pack_in_c is not None and args[0] not in _WITH_BULK:
-            return [pack_in_c(args)]
+        if _pack_in_c is not None and args[0] not in _WITH_BULK:
+            return [_pack_in_c(args)]
         output: list[bytes | memoryview] = []
         joined = [b"*%d\r\n" % len(args)]
         for arg in args:

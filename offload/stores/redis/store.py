@@ -158,7 +158,7 @@ class RedisLeases:
             try:
                 if self._client.wait_for(key, max(min(left, _BLOCK), _LEAST)):
                     return
-            except StoreUnavailable:  # if it persists, the caller's next call raises it
+            except StoreUnavailable:  # none may wait; or an outage, which the next call raises
                 time.sleep(max(deadline - time.monotonic(), 0))
 
     def notify(self, name: str) -> None:
