@@ -18,7 +18,7 @@ PROCESSES := $$(($$(getconf _NPROCESSORS_ONLN) + 2))
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; \
-	    do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	    do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 demo: ## Run the example app on 336,776 flights, with and without offload
 	@$(BOOTSTRAP) demo

@@ -198,9 +198,8 @@ class _Index:
             if self._before is not None:
                 data = self._at.parse(lambda keys: unseal(self._pointer, self._before or b"", keys))
                 read: Any = json.loads(self._content.reader.get(self._content.open(data["ref"])))
-                "".join(
-                    text for each in read for text in each
-                ).encode()  # raises unless all are UTF-8 texts
+                # Raises unless all are texts that UTF-8 can encode.
+                "".join(text for each in read for text in each).encode()
                 return {pointer: (tag, value) for pointer, tag, value in read}
         return {}
 

@@ -41,7 +41,7 @@ _COLUMNS = [
         "BYTES",
         "UPLOADED",
         "DEDUP",
-        "FETCHED",
+        "READ",
         "CACHE HITS",
         "ERRORS",
     )

@@ -49,7 +49,7 @@ class _Row:
         return self.figures["bytes_offloaded"] / count if count else None
 
 
-def _fetched(row: _Row) -> int:
+def _read(row: _Row) -> int:
     return row.figures["values_fetched"] + row.figures["cache_hits"]
 
 
@@ -93,7 +93,7 @@ _FIGURES: list[Column[_Row]] = [
         "bytes sent by reference per byte uploaded",
     ),
     Column.figure(
-        "fetched", "Fetched", _fetched, human_number, "values read, also from the node cache"
+        "fetched", "Read", _read, human_number, "values read, also from the node cache"
     ),
     Column(
         "hits",

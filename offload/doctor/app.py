@@ -69,7 +69,7 @@ def retention(runtime: Runtime) -> Iterator[Finding]:
             "make it longer than visibility_timeout plus the time that messages wait in queues",
         )
     if not short:
-        shown = f"values are kept for at least {human_duration(min(kept.values()))}"
+        shown = f"values of waiting messages are kept for {human_duration(min(kept.values()))}"
         outlived = f", more than visibility_timeout ({human_duration(again)})" if again else ""
         yield Finding("ok", shown + outlived)
 

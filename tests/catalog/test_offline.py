@@ -133,10 +133,8 @@ def cut_off(request, prefix, tmp_path):
             places = {"memory": f"memory://{prefix}", "file": f"file://{tmp_path}/store"}
             theirs = open_store(places.get(kind, f"sqlite://{tmp_path}/store.db"))
             ours = Mortal(theirs, switch)
-            cut, restore = (
-                lambda: setattr(switch, "off", True),
-                lambda: setattr(switch, "off", False),
-            )
+            cut = lambda: setattr(switch, "off", True)
+            restore = lambda: setattr(switch, "off", False)
         yield theirs, ours, cut, restore
         theirs.close()
         ours.close()

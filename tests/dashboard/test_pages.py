@@ -52,7 +52,7 @@ def test_tasks_have_the_numbers_of_the_command(shop):
     shop.work()
     page = shop.client().get("/tasks").text
     rows = [line.split("  ") for line in shop.command("stats", "--by", "task").splitlines()]
-    labels = ("Task", "Values", "By reference", "Saved", "Uploaded", "Dedup", "Fetched")
+    labels = ("Task", "Values", "By reference", "Saved", "Uploaded", "Dedup", "Read")
     for name in ("shop.report", "shop.count"):
         (row,) = [[text.strip() for text in row if text.strip()] for row in rows if row[0] == name]
         found = shown(page, name)

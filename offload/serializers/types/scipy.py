@@ -94,9 +94,8 @@ def _encode_lil(value: Any) -> Any:
 
 
 def _decode_lil(kind: Any, data: Any, version: int) -> Any:
-    if (
-        not isinstance(data[3], np.ndarray) or data[3].dtype != np.int64
-    ):  # scipy makes two lists of each
+    # Rows must take bytes: scipy makes two lists of each.
+    if not isinstance(data[3], np.ndarray) or data[3].dtype != np.int64:
         raise NotDecoded("its rows aren't an array of numbers")
     csr = sp.csr_matrix if issubclass(kind, sp.spmatrix) else sp.csr_array
     return kind(_decode_compressed(csr, data, version))
