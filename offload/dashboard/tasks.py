@@ -92,9 +92,7 @@ _FIGURES: list[Column[_Row]] = [
         human_ratio,
         "bytes sent by reference per byte uploaded",
     ),
-    Column.figure(
-        "fetched", "Read", _read, human_number, "values read, also from the node cache"
-    ),
+    Column.figure("fetched", "Read", _read, human_number, "values read, also from the node cache"),
     Column(
         "hits",
         "Cache hits",
