@@ -65,6 +65,9 @@ def test_all_counts_of_children_are_stored_when_a_worker_exits(config, tmp_path)
     limit = ("--max-tasks-per-child", "3")
     with worker(tmp_path, config, app="tests.integration.features", args=limit):
         run_tasks(app)
+        # If the worker stopped before it read a result, its child would wait 30 seconds for that.
+        inspect = app.control.inspect(limit=1)
+        wait_until(lambda: not any(inspect.active().values()), "the worker has read all results")
     assert fetched(config) == VALUES
     for words in (["gc"], ["stats", "--by", "task"], ["stats", "--json"], ["doctor"]):
         command = ["-A", "tests.integration.features", "offload", *words]

@@ -18,7 +18,9 @@ from tests.support import forkserver
 ROOT = Path(__file__).parents[2]
 READY = 60.0  # seconds within which a worker must be ready
 PATIENCE = 20.0  # default timeout of `wait_until`, in seconds
-END = 20.0  # seconds to exit after SIGTERM
+END = 45.0
+"""Seconds to exit after SIGTERM; a child that billiard replaces at that moment may wait 30 seconds
+for its parent to read its last result."""
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
