@@ -125,13 +125,15 @@ class Lock:
 
         Args:
             blocking: wait while another owner has it.
-            timeout: longest wait, in seconds; None: no limit.
+            timeout: longest wait, in seconds; None, or -1 as in `threading.Lock`: no limit.
 
         Raises:
             ValueError: a *timeout* that isn't a number, or is for a call that doesn't block.
             ConfigurationError: the store has no leases, or ignores conditional writes.
             StoreUnavailable, StoreError: the store failed.
         """
+        if timeout == -1:
+            timeout = None
         if timeout is not None and not blocking:
             raise ValueError("a timeout needs blocking=True")
         timeout = check_timeout(timeout)

@@ -139,6 +139,17 @@ def test_acquire_waits_as_long_as_asked(make, clock):
     assert max(lock.pauses) == 2.0
 
 
+def test_a_timeout_of_minus_one_is_no_limit(make):
+    """A timeout of -1 is none, as in `threading.Lock`, also in a call that doesn't block."""
+    make(ttl=30).acquire()
+    lock = make()
+    assert not lock.acquire(blocking=False, timeout=-1)
+    assert lock.pauses == []
+    assert not lock.acquire(timeout=-2)
+    assert lock.acquire(timeout=-1)
+    assert sum(lock.pauses) >= 30
+
+
 def test_a_lock_is_taken_over_after_its_ttl(make, clock):
     """A lock that nobody renews goes to the next owner after its ttl; the former is refused."""
     former, lock = make(ttl=30), make()
