@@ -15,6 +15,7 @@ from celery import Celery
 import offload
 from offload import ConfigurationError, errors
 from offload.cli import offload as group
+from offload.hooks import message, results, stored_states
 from offload.settings import Settings
 from offload.stores import open_store
 
@@ -58,6 +59,13 @@ def test_every_error_is_listed() -> None:
     for name, bases in re.findall(r"^\| `(\w+)` \| ([^|]*) \|", text, re.MULTILINE):
         kinds = {kind.__name__ for kind in getattr(errors, name).__mro__[1:]}
         assert set(re.findall(r"`(\w+)`", bases)) <= kinds, name
+
+
+def test_the_texts_that_processes_without_offload_show_are_listed() -> None:
+    """The page of errors quotes what a worker and a reader without offload show."""
+    text = (REFERENCE / "errors.md").read_text()
+    for shown in (message.REFUSAL, results._UNREADABLE, stored_states._READ_IT):
+        assert shown in text
 
 
 def test_every_command_is_listed() -> None:
