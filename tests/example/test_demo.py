@@ -61,6 +61,8 @@ def test_both_sides_give_the_same_answers(tmp_path):
         assert re.search(rf"{job} +│ +{tasks} │.*│ yes", output), output
     line = next(line for line in output.splitlines() if "through broker and results" in line)
     assert float(line.split("│")[-2].replace(",", "")) > 20, output
+    for term in ("fan-out", "chain", "chord", "broker", "through", "ratio", "node cache"):
+        assert re.search(rf"^{term}: ", output, re.MULTILINE), f"the legend lacks {term}"
     assert max(map(len, output.splitlines())) <= 80
     assert "\x1b" not in output, "no control codes without a terminal"
     assert_clean(tmp_path)

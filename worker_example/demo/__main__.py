@@ -27,8 +27,9 @@ def main() -> int:
     try:
         server_program()
         console.print(
-            "Runs the same jobs and app, first with plain Celery, then with [b]Offload(app)[/b].\n"
-            f"Each run has its own broker and a prefork worker with {CHILDREN} children.\n"
+            "Runs the jobs of one app twice: with plain Celery, and with [b]Offload(app)[/b].\n"
+            "Each run has a Redis server of its own for broker and results, and a prefork\n"
+            f"worker with {CHILDREN} children. With offload, a second Redis server is the store.\n"
         )
         plain, ours = (run(console, name, options.rows, on) for name, on in SIDES.items())
     except DemoFailed as error:

@@ -16,16 +16,34 @@ def same_answer(plain: dict, ours: dict, name: str) -> bool:
 def show(console: Console, plain: dict, ours: dict) -> None:
     """Print the tables."""
     console.print(
-        f"\n{plain['rows']:,} flights, a DataFrame of {size(plain['frame'])}. All figures are\n"
-        "measured: bytes by the servers' own counters, memory as each process's peak.\n"
+        f"\n{plain['rows']:,} flights, a DataFrame of {size(plain['frame'])}.\n"
+        "All figures are measured; the servers count their own bytes and memory.\n"
     )
-    console.print(job_table(plain, ours))
-    console.print(total_table(plain, ours))
-    console.print(counter_table(ours["counters"], ours["worker_counters"]))
+    for table in (
+        job_table(plain, ours),
+        total_table(plain, ours),
+        counter_table(ours["counters"], ours["worker_counters"]),
+    ):
+        console.print(table)
+        console.print()
+
+
+def titled(title: str, *legend: str) -> Table:
+    """Return an empty table with a legend below it."""
+    return Table(
+        title=title, title_justify="left", caption="\n".join(legend), caption_justify="left"
+    )
 
 
 def job_table(plain: dict, ours: dict) -> Table:
-    table = Table(title="Each job", title_justify="left")
+    table = titled(
+        "Each job",
+        "fan-out: many questions about one DataFrame, one task each",
+        "chain: each task gets the DataFrame that the previous one returned",
+        "chord: one task for each month, and one that combines their results",
+        "seconds: from the first call to the last answer",
+        "broker: bytes into and out of the broker and the result backend",
+    )
     table.add_column("job")
     table.add_column("tasks", justify="right")
     for column in ("seconds\nplain", "seconds\noffload", "broker\nplain", "broker\noffload"):
@@ -46,7 +64,12 @@ def job_table(plain: dict, ours: dict) -> Table:
 
 
 def total_table(plain: dict, ours: dict) -> Table:
-    table = Table(title="All jobs", title_justify="left")
+    table = titled(
+        "All jobs",
+        "through: bytes into and out of these servers",
+        "results: the result backend",
+        "ratio: plain Celery divided by offload; above 1, offload needs less",
+    )
     table.add_column("")
     for column in ("plain Celery", "with offload", "ratio"):
         table.add_column(column, justify="right")
@@ -64,31 +87,37 @@ def total_table(plain: dict, ours: dict) -> Table:
     add("through broker and results", traffic(plain, "broker"), traffic(ours, "broker"))
     add("through the store", 0, traffic(ours, "store"))
     add("through all servers", *(traffic(s, "broker") + traffic(s, "store") for s in (plain, ours)))
-    add("kept in the store", 0, ours["stored"])
-    add("wall time", total(plain, "seconds"), total(ours, "seconds"), seconds)
-    add("until all tasks were sent", total(plain, "sent_after"), total(ours, "sent_after"), seconds)
+    add("time for all jobs", total(plain, "seconds"), total(ours, "seconds"), seconds)
+    add("  to send the tasks", total(plain, "sent_after"), total(ours, "sent_after"), seconds)
     add("peak memory: broker", plain["peaks"]["broker"], ours["peaks"]["broker"])
     add("peak memory: store", 0, ours["peaks"].get("store", 0))
+    add("  at the end", 0, ours["stored"])
     add("peak memory: producer", plain["peak"], ours["peak"])
-    add("peak memory: worker, main", plain["worker"]["main"], ours["worker"]["main"])
-    add("peak memory: worker, child", plain["worker"]["child"], ours["worker"]["child"])
+    add("peak memory: worker, main process", plain["worker"]["main"], ours["worker"]["main"])
+    add("peak memory: worker, largest child", plain["worker"]["child"], ours["worker"]["child"])
     return table
 
 
 def counter_table(producer: dict, worker: dict) -> Table:
-    table = Table(title="offload's counters", title_justify="left")
+    table = titled(
+        "offload's counters",
+        "producer, worker: who sent, uploaded, or read the values",
+        "values: arguments and results that are large enough to be stored",
+        "node cache: files that the processes of a machine share. Producer and "
+        "worker run on one machine here, so the worker needn't fetch the values "
+        "that are there.",
+    )
     table.add_column("")
     for column in ("producer", "worker", "total"):
         table.add_column(column, justify="right")
     rows = {
         "values_offloaded": ("values sent by reference", str),
         "bytes_offloaded": ("  their size", size),
-        "values_deduplicated": ("  deduplicated", str),
-        "bytes_uploaded": ("bytes uploaded", size),
-        "bytes_stored": ("  stored, after compression", size),
-        "prefetch_done": ("values prefetched", str),
-        "values_fetched": ("values fetched by tasks", str),
-        "cache_hits": ("node cache hits", str),
+        "values_deduplicated": ("  deduplicated: already in the store", str),
+        "bytes_uploaded": ("uploaded to the store", size),
+        "bytes_stored": ("  after compression", size),
+        "values_fetched": ("values fetched from the store", str),
+        "cache_hits": ("values read from the node cache", str),
         "cache_bytes": ("  their size", size),
     }
     for name, (label, form) in rows.items():
