@@ -389,14 +389,6 @@ class Keys:
         """Return a value ``<MAC> <text>`` that only the pointer *name* of this *kind* may have."""
         return b"%b %b" % (_record_mac(self.keys[0], kind, name, text), text)
 
-    def verify_record(self, kind: bytes, name: str, value: bytes) -> bytes | None:
-        """Return the text in the *value* of a pointer; None if it wasn't signed for it."""
-        mac, _, text = value.partition(b" ")
-        for key in self.keys:
-            if hmac.compare_digest(_record_mac(key, kind, name, text), mac):
-                return text
-        return None
-
     def _refusal(self, signed: str) -> InvalidRef | KeyUnavailable:
         ours = ", ".join(self.fingerprints) or "none"
         found = _FINGERPRINT.search(signed)
@@ -499,6 +491,20 @@ def fingerprint(key: bytes) -> str:
 
 def _mac(key: bytes, signed: str) -> str:
     return blake2b(signed.encode(), key=key, digest_size=16, person=b"offload-ref").hexdigest()
+
+
+def record_text(kind: bytes, name: str, value: bytes, keys: Keys | None) -> bytes | None:
+    """Return the text in a *value* of `Keys.sign_record`; None if none of *keys* signed it.
+
+    If *keys* is None, it isn't verified.
+    """
+    mac, _, text = value.partition(b" ")
+    if keys is None:
+        return text
+    for key in keys.keys:
+        if hmac.compare_digest(_record_mac(key, kind, name, text), mac):
+            return text
+    return None
 
 
 def _record_mac(key: bytes, kind: bytes, name: str, text: bytes) -> bytes:

@@ -34,7 +34,7 @@ from offload.catalog.names import (
 from offload.digest import Digest, parse_digest
 from offload.encryption.keys import ID_BYTES, missing_key
 from offload.errors import CatalogError, IntegrityError, UnsupportedVersion
-from offload.ref import Keys
+from offload.ref import Keys, record_text
 from offload.stores.checks import MAX_POINTER
 from offload.text import human_size, human_time
 
@@ -471,7 +471,7 @@ def seal(pointer: str, data: Mapping[str, Any], keys: Keys) -> bytes:
 def unseal(pointer: str, value: bytes, keys: Keys | None) -> dict[str, Any]:
     """Return the data in the *value* of *pointer*; raises as `read_record` does."""
     # Whatever a later format contains, it is signed like this: nobody else can claim to be newer.
-    text = value.partition(b" ")[2] if keys is None else keys.verify_record(_KIND, pointer, value)
+    text = record_text(_KIND, pointer, value, keys)
     try:
         data = json.loads((text or b"").decode())
         found = data["format"]

@@ -212,7 +212,7 @@ class Writer:
             stored: the outcome of `store_small`, if that was called.
         """
         self.check_size(payload)
-        if stored is None and payload.size < SMALL:
+        if stored is None:
             (stored,) = self.store_small([payload], [hold])
         if isinstance(stored, OffloadError):
             raise stored

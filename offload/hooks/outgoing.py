@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from offload.content.holds import Hold
-from offload.content.small import SMALL, Stored
+from offload.content.small import Stored
 from offload.errors import BlobMissing, OffloadError, SerializationError
 from offload.hooks.message import described
 from offload.hooks.paths import Path, replace_each
@@ -195,8 +195,8 @@ class Outgoing:
     def _store_small(self, slots: Sequence[Slot]) -> Sequence[Stored | OffloadError | None]:
         """Store the small values at once; return what `put_or_inline` takes for each slot."""
         payloads = [slot.payload for slot in slots if slot.payload is not None]
-        if all(payload.size >= SMALL for payload in payloads):
-            return [None] * len(payloads)
+        if not payloads:
+            return []
         argument = slots[0].argument if len(slots) == 1 else ""
         with self.runtime.counters.about(slots[0].task, argument):
             writer = self.runtime.content.writer

@@ -25,7 +25,7 @@ import orjson
 from offload.content.holds import holder
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError, OffloadError
-from offload.ref import Keys, Ref
+from offload.ref import Keys, Ref, record_text
 from offload.stores.protocols import Store, SweepItem
 
 FOLDER = "memo/"
@@ -170,7 +170,7 @@ def read_record(name: str, value: bytes | None, keys: Keys | None = None) -> Rec
     """
     if value is None:
         return None
-    text = value.partition(b" ")[2] if keys is None else keys.verify_record(_KIND, name, value)
+    text = record_text(_KIND, name, value, keys)
     if text is None:
         return None
     try:

@@ -9,7 +9,7 @@ import ctypes
 import dataclasses
 import functools
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
@@ -160,6 +160,14 @@ class NotData(Exception):
         """
         shown = f"{step!r:.40}" if type(step) in (str, int) else f"<{type_name(step)}>"
         return NotData(self.reason, f"[{shown}]{self.path}", self.advice, final=self.final)
+
+
+def check_written(check: Callable[..., None], *values: Any) -> None:
+    """Raise NotData for *values* that a reader's *check* would refuse with a ValueError."""
+    try:
+        check(*values)
+    except ValueError as error:
+        raise NotData(str(error)) from None
 
 
 def is_panic(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ import pandas as pd
 from pandas.api.extensions import ExtensionArray
 from pandas.tseries.frequencies import to_offset
 
-from offload.serializers.base import NotData
+from offload.serializers.base import NotData, check_written
 from offload.serializers.library_internals import data_and_mask, index_hashes
 from offload.serializers.scalars import Node, text
 from offload.serializers.tree import COLLIDING, Reader, Writer
@@ -141,7 +141,7 @@ def _series(values: Any, index: Any) -> Any:
 
 def _write_extras(value: Any, writer: Writer) -> list[Node]:
     if not value.flags.allows_duplicate_labels:
-        _check_written(*value.axes)
+        check_written(_check_collisions, *value.axes)
     return [writer.node(value.attrs), not value.flags.allows_duplicate_labels]
 
 
@@ -172,7 +172,7 @@ def _index_node(index: Any, writer: Writer) -> Node:
     if kind is pd.RangeIndex:
         return {"range": [index.start, index.stop, index.step], "names": names}
     if kind is pd.MultiIndex:
-        _check_written(*index.levels)
+        check_written(_check_collisions, *index.levels)
         writer.spend(sum(len(each) for each in index.levels if type(each) is pd.RangeIndex))
         return {
             "levels": [_index_node(level, writer) for level in index.levels],
@@ -223,13 +223,6 @@ def _check_collisions(*indexes: Any) -> None:
             raise ValueError(f"more than {COLLIDING} items have the same hash")
 
 
-def _check_written(*indexes: Any) -> None:
-    try:
-        _check_collisions(*indexes)
-    except ValueError as error:
-        raise NotData(str(error)) from None
-
-
 # -- columns ----------------------------------------------------------------------------
 
 
@@ -267,7 +260,7 @@ def _values_node(values: Any, writer: Writer) -> Node:
         array = values.asi8.view(f"{letter}8[{values.unit}]")
         return {"times": [writer.node(array), zone]}
     if kind is pd.Categorical:
-        _check_written(values.categories)
+        check_written(_check_collisions, values.categories)
         categories = _write_index(values.categories, writer)
         return {"codes": [categories, writer.node(np.asarray(values.codes)), values.ordered]}
     if kind is pd.arrays.PeriodArray:

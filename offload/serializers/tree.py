@@ -29,7 +29,7 @@ import orjson
 
 from offload.errors import DeserializationError, OffloadError
 from offload.serializers import objects, scalars
-from offload.serializers.base import Code, NotData, Payload, advise, is_panic
+from offload.serializers.base import Code, NotData, Payload, advise, check_written, is_panic
 from offload.serializers.plain import Raw, is_plain
 from offload.serializers.scalars import Node, text
 from offload.serializers.types import registry
@@ -400,7 +400,7 @@ def _write_dict(writer: Writer, value: dict[Any, Any]) -> Node:
 
 def _pairs(writer: Writer, value: dict[Any, Any]) -> list[Node]:
     keys = list(value)
-    _check_written(keys)
+    check_written(_check_hashes, keys)
     return [writer.items(keys, keys), writer.items(list(value.values()), keys)]
 
 
@@ -416,20 +416,13 @@ def _write_defaultdict(writer: Writer, value: defaultdict[Any, Any]) -> Node:
 
 
 def _write_set(writer: Writer, value: set[Any] | frozenset[Any]) -> Node:
-    _check_written(value)
+    check_written(_check_hashes, value)
     # Sort items by their written form, because sets have no order.
     nodes: list[Node] = []
     for item in value:
         with writer.state.isolated():
             nodes += writer.items([item], [...])
     return {type(value).__name__: sorted(nodes, key=orjson.dumps)}
-
-
-def _check_written(keys: Collection[Any]) -> None:
-    try:
-        _check_hashes(keys)
-    except ValueError as error:
-        raise NotData(str(error)) from None
 
 
 _WRITERS: dict[type, Callable[[Writer, Any], Node]] = {
