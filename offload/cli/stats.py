@@ -20,7 +20,7 @@ from offload.metrics.counters import BOUNDS, STEPS
 from offload.metrics.estimate import Candidate, Estimate
 from offload.metrics.estimate import estimate as estimate_of
 from offload.metrics.latest import error_log_of
-from offload.metrics.report import Figures, Report, Usage, by_store, report
+from offload.metrics.report import OUTSIDE, Figures, Report, Usage, by_store, report
 from offload.metrics.storage import sums_of
 from offload.text import (
     human_count,
@@ -197,7 +197,7 @@ def _table(runtime: Runtime, found: Report, by: str) -> tuple[list[Column], list
     ordered = sorted(named.items(), key=lambda item: (-item[1]["bytes_offloaded"], item[0]))
     memo = by == "task" and found.total.uses_memo
     return [*_COLUMNS, *(_MEMO_COLUMNS if memo else ())], [
-        (name or "-", *_row(figures), *(_memo_row(figures) if memo else ()))
+        (name or OUTSIDE, *_row(figures), *(_memo_row(figures) if memo else ()))
         for name, figures in ordered
     ]
 
@@ -382,7 +382,7 @@ def _by_task(found: Estimate) -> Iterator[tuple[str, ...]]:
         best = choices.best
         threshold = "none" if best is None else human_size(best.threshold)
         row = ["-"] * len(_SAVINGS) if best is None else _savings_row(best)
-        yield (task or "-", f"{choices.values:,}", human_size(choices.bytes), threshold, *row)
+        yield (task or OUTSIDE, f"{choices.values:,}", human_size(choices.bytes), threshold, *row)
 
 
 def _savings_row(each: Candidate) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from starlette.routing import Route
 from offload.dashboard.overview import time_range_of
 from offload.dashboard.rendering import Chart, Column, Table, render
 from offload.dashboard.state import state_of
-from offload.dashboard.statistics import OUTSIDE, TIME_RANGES
+from offload.dashboard.statistics import TIME_RANGES
 from offload.metrics.estimate import Candidate, Choices, Estimate, estimate
+from offload.metrics.report import OUTSIDE
 from offload.text import human_number, human_size, human_time_saved
 
 

@@ -13,9 +13,6 @@ from offload.metrics.report import Figures, Report, report, timeline
 from offload.metrics.storage import sums_of
 from offload.stores.sums import SPANS, Span
 
-OUTSIDE = "(outside tasks)"
-"""Label for values that no task sent or read, such as those of `Offload.put`."""
-
 _LEAST = 5  # minimum number of steps of a timeline
 _RATE = 5  # minutes over which rates are averaged
 _SECONDS = 2.0  # seconds to reuse counters before reading them again

@@ -15,9 +15,9 @@ from offload.dashboard.health import errors_of, recent_errors
 from offload.dashboard.overview import latency, time_range_of
 from offload.dashboard.rendering import Chart, Column, Table, ago, render
 from offload.dashboard.state import state_of
-from offload.dashboard.statistics import OUTSIDE, TIME_RANGES
+from offload.dashboard.statistics import TIME_RANGES
 from offload.metrics.counters import SIZES, size_names
-from offload.metrics.report import Figures
+from offload.metrics.report import OUTSIDE, Figures
 from offload.text import (
     UNKNOWN,
     human_number,

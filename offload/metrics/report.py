@@ -25,6 +25,9 @@ from offload.stores.protocols import Store
 from offload.stores.sums import KEPT, LABEL, SPANS, Span, Sums
 from offload.text import human_percent, human_ratio, human_size, human_time
 
+OUTSIDE = "(outside tasks)"
+"""What people see in place of a task's name for values that no task sent or read, such as those of
+`Offload.put`. Data have "" there."""
 REF_SIZE = 200
 """Approximate bytes of a reference in a message."""
 
@@ -192,7 +195,7 @@ class Report:
         tasks = sorted(self.tasks.items(), key=lambda task: -task[1]["bytes_offloaded"])
         rows = (
             (
-                name or "(no task)",
+                name or OUTSIDE,
                 f"{each['values_offloaded']:,}",
                 human_size(each["bytes_offloaded"]),
                 human_size(each["bytes_uploaded"]),

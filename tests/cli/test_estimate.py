@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -62,6 +63,18 @@ def test_a_row_for_each_task(observing):
     assert head.split()[0] == "TASK"
     assert large.split()[:7] == ["shop.large", "4", "2.0", "MB", "65.5", "kB", "4"]
     assert small.split()[:5] == ["shop.small", "10", "50.0", "kB", "none"]
+
+
+def test_values_outside_tasks_have_a_row(observing):
+    """With `--by task`, values that no task sent have a labeled row; its name is "" in JSON."""
+    observing.hook.put(b"d" * 400_000)
+    rows = estimate(observing, "--by", "task").splitlines()[2:5]
+    assert [re.split(" {2,}", row)[0] for row in rows] == [
+        "shop.large",
+        "(outside tasks)",
+        "shop.small",
+    ]
+    assert json.loads(estimate(observing, "--json"))["tasks"][""]["values"] == 1
 
 
 def test_json_has_the_same_numbers(observing):

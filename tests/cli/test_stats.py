@@ -64,6 +64,14 @@ def test_a_row_for_each_task(command, since):
     assert row.split()[:3] == ["shop.report", "6", "6"]
 
 
+def test_values_outside_tasks_have_a_row(command):
+    """With `--by task`, values that no task sent have a labeled row; its name is "" in JSON."""
+    command.wire.hook.put("p" * 100_000)
+    rows = [re.split(" {2,}", line)[:3] for line in command("--by", "task").splitlines()[2:]]
+    assert rows == [["shop.report", "6", "6"], ["(outside tasks)", "0", "1"]]
+    assert json.loads(command("--json"))["tasks"][""]["values_offloaded"] == 1
+
+
 def test_a_row_for_each_argument(command):
     """With `--by argument`, each argument of a task has a row with its own count."""
     rows = [line.split() for line in command("--by", "argument").splitlines()[2:]]
