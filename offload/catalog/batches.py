@@ -64,6 +64,13 @@ def _shown(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if is_ours else reason_of(error)
 
 
+def raised(outcome: T | Exception) -> T:
+    """Return the *outcome* of an item; raise it if it is an error."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 def label_of(name: Any, version: Any) -> str:
     """Return the label of an item of a batch: ``name`` or ``name@version``."""
     return str(name) if version is None else f"{name}@{version}"

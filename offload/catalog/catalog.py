@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, overload
 
-from offload.catalog.batches import BatchResult, label_of, listed, spread
+from offload.catalog.batches import BatchResult, label_of, listed, raised, spread
 from offload.catalog.names import (
     LATEST,
     bucket_pointer,
@@ -27,7 +27,7 @@ from offload.catalog.names import (
     version_key,
 )
 from offload.catalog.pointers import CatalogPointers, not_found
-from offload.catalog.reading import CatalogReader
+from offload.catalog.reading import CatalogReader, open_record
 from offload.catalog.records import NameState, Record, check_metadata
 from offload.catalog.saving import OnConflict, Saver, SaveRequest, release
 from offload.errors import (
@@ -42,6 +42,8 @@ from offload.locks import Lock, process_name
 
 T = TypeVar("T")
 
+Item = tuple[Any, Any, Any, Any]
+"""Name, value, version, and metadata, as they were given to `Catalog.save`."""
 _FIRST = "1"  # the only version in a catalog that keeps one
 
 
@@ -103,32 +105,36 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         """
         if on_conflict not in (None, "error", "skip", "overwrite"):
             raise ValueError(f"on_conflict is 'error', 'skip', or 'overwrite', not {on_conflict!r}")
+        if on_conflict is None:
+            on_conflict = "overwrite" if self.mutable and not self.versioned else "error"
         if isinstance(name, str):
-            request = self._request(name, obj, version, metadata)
-            self._saver(on_conflict).save([request])
-            return _raised(request.outcome)
-        return self._save_all(name, obj, version, metadata, on_conflict)
-
-    def _save_all(
-        self, names: Any, values: Any, version: Any, metadata: Any, on_conflict: OnConflict | None
-    ) -> BatchResult[Record]:
-        names, values = listed("name", names), listed("obj", values)
+            return self._save_one((name, obj, version, metadata), on_conflict)
+        names, values = listed("name", name), listed("obj", obj)
         versions = spread("version", version, len(names))
         every = spread("metadata", metadata, len(names))
         if len(values) != len(names):
             raise ValueError(f"{len(names)} names need {len(names)} objects, not {len(values)}")
+        items = list(zip(names, values, versions, every, strict=True))
+        result: BatchResult[Record] = BatchResult()
+        for item, outcome in zip(items, self._save_all(items, on_conflict), strict=True):
+            result.add(label_of(item[0], item[2]), outcome)
+        return result
+
+    def _save_one(self, item: Item, on_conflict: OnConflict) -> Record:
+        return raised(self._saver(on_conflict).save([self._request(*item)])[0])
+
+    def _save_all(
+        self, items: Sequence[Item], on_conflict: OnConflict
+    ) -> Sequence[Record | Exception]:
         requests: list[SaveRequest | Exception] = []
-        for each in zip(names, values, versions, every, strict=True):
+        for item in items:
             try:
-                requests.append(self._request(*each))
+                requests.append(self._request(*item))
             except ValueError as exc:
                 requests.append(exc)
-        self._saver(on_conflict).save([r for r in requests if isinstance(r, SaveRequest)])
-        result: BatchResult[Record] = BatchResult()
-        for name, given, request in zip(names, versions, requests, strict=True):
-            outcome = request.outcome if isinstance(request, SaveRequest) else request
-            result.add(label_of(name, given), outcome)  # type: ignore[arg-type]  # never None
-        return result
+        valid = [each for each in requests if isinstance(each, SaveRequest)]
+        saved = iter(self._saver(on_conflict).save(valid))
+        return [next(saved) if isinstance(each, SaveRequest) else each for each in requests]
 
     def _request(self, name: Any, obj: Any, version: Any, metadata: Any) -> SaveRequest:
         name = check_name(name)
@@ -140,13 +146,12 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         key, shown = (None, None) if version is None else version_key(version)
         return SaveRequest(name, obj, key, shown, metadata)
 
-    def _saver(self, on_conflict: OnConflict | None) -> Saver:
-        replaces = self.mutable and not self.versioned
+    def _saver(self, on_conflict: OnConflict) -> Saver:
         return Saver(
             self._pointers,
             serializer=self._serializer(),
             author=self.author or process_name(),
-            on_conflict=on_conflict or ("overwrite" if replaces else "error"),
+            on_conflict=on_conflict,
             overwrites=self.mutable,
             grace=self._grace(),
         )
@@ -187,8 +192,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
                 if version is None and self.versioned:
                     version = self._pointers.state(name)[1].last + 1
                 request = self._request(name, fn(*args, **kwargs), version, None)
-                self._saver("skip").save([request])
-                asked = _raised(request.outcome).version
+                asked = raised(self._saver("skip").save([request])[0]).version
         finally:
             with suppress(StoreError):  # what was saved stays, also if the lock was lost
                 lock.release()
@@ -254,7 +258,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         name = check_name(name)
         known = pointers.state(name)
         if version is None:
-            places = [object_of(pointer) for pointer, _ in pointers.records_of(name, known[1])]
+            places = map(object_of, pointers.records_of(name, known[1]))
             keys = [place.key for place in places if place is not None]
         else:
             keys = [self._key(name, version)]
@@ -323,7 +327,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
         if target_version is None and to.versioned:
             target_version = record.version
         same = to.store is self.store or to.store.url == self.store.url
-        value = self._opened(record) if same else self._value(record)
+        value = open_record(self._content(), record) if same else self._value(record)
         try:
             return to.save(
                 target, value, target_version, metadata=record.metadata, on_conflict=on_conflict
@@ -424,10 +428,3 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
-
-
-def _raised(outcome: Record | Exception | None) -> Record:
-    if isinstance(outcome, Exception):
-        raise outcome
-    assert outcome is not None  # noqa: S101 (each request has one in the end)
-    return outcome

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from offload.catalog.batches import raised
 from offload.catalog.names import check_asked, check_bucket, check_name
 from offload.catalog.pointers import CatalogPointers
-from offload.catalog.reading import about
+from offload.catalog.reading import open_record
 from offload.catalog.records import Record
 from offload.content.store import ContentStore
 from offload.errors import InvalidRef, OffloadError
@@ -41,8 +42,6 @@ def _pin(
 
 def _opened(content: ContentStore, found: Record | Exception) -> Ref[Any] | OffloadError:
     try:
-        if isinstance(found, Record):
-            return content.open(found.ref)
-        raise found
+        return open_record(content, raised(found))
     except OffloadError as exc:
-        return about(found, exc) if isinstance(found, Record) else exc
+        return exc

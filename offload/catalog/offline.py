@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from offload.catalog import catalog as online
-from offload.catalog.batches import BatchResult, label_of, listed, spread
+from offload.catalog.batches import BatchResult, raised
+from offload.catalog.catalog import Item
 from offload.catalog.copies import LocalCopies, MirroredPointers, content_in
 from offload.catalog.journal import Entry, Journal
 from offload.catalog.names import DEFAULT
 from offload.catalog.pointers import CatalogPointers
-from offload.catalog.reading import Verify, about, read_settings
+from offload.catalog.reading import Verify, about
 from offload.catalog.records import Record
 from offload.catalog.saving import OnConflict, Saver, SaveRequest
 from offload.errors import (
@@ -33,7 +34,6 @@ from offload.errors import (
 )
 from offload.locks import process_name
 from offload.ref import Ref
-from offload.serializers.choose import Registry
 from offload.stores.protocols import Store
 
 logger = logging.getLogger(__name__)
@@ -67,13 +67,6 @@ def _survives_outages(method: F) -> F:
             return _stale(found)
 
     return read  # type: ignore[return-value]
-
-
-def _raised(outcome: Record | Exception | None) -> Record:
-    if isinstance(outcome, Exception):
-        raise outcome
-    assert outcome is not None  # noqa: S101 (each request has one in the end)
-    return outcome
 
 
 def _stale(found: Any) -> Any:
@@ -110,7 +103,8 @@ class Catalog(online.Catalog):
             and catalogs may share it.
         offline: what happens while the store is unavailable. None: calls raise StoreUnavailable.
             ``cached``: reading methods use the copies in *cache_dir*, and log a warning. ``queue``:
-                in addition, saves wait in *cache_dir* for `sync` or the next `save`.
+                in addition, saves wait in *cache_dir* for `sync` or the next `save`. Until then,
+                the record of one is `stale`, and has no version unless it was given one.
         queue_size: maximum bytes of waiting saves.
         settings: any of `offload.Settings` by keyword, such as ``secret``, ``cache_size``, or, for
             a URL, ``store_options``.
@@ -151,14 +145,15 @@ class Catalog(online.Catalog):
         )
         if cache_dir is None:
             return
-        checked = read_settings(store, settings)
-        folder, url = Path(cache_dir).expanduser().absolute(), self.store.url
-        serializers = Registry((*accept, *checked.accept))
-        keyring = self._content().signing.keyring
+        folder, content = Path(cache_dir).expanduser().absolute(), self._content()
         opened = partial(
-            content_in, url=url, serializers=serializers, settings=checked, keyring=keyring
+            content_in,
+            url=content.store.url,
+            serializers=content.serializers,
+            settings=self._settings,
+            keyring=content.signing.keyring,
         )
-        self._copies = LocalCopies(*opened(folder), checked.cache_size)
+        self._copies = LocalCopies(*opened(folder), self._settings.cache_size)
         self._offline = offline
         if offline == "queue":
             self._journal = Journal(*opened(folder / "queue"), queue_size)
@@ -198,62 +193,39 @@ class Catalog(online.Catalog):
 
     # -- save
 
-    def save(
-        self,
-        name: str | list[str],
-        obj: Any,
-        version: Any = None,
-        *,
-        metadata: Any = None,
-        on_conflict: OnConflict | None = None,
-    ) -> Any:
-        """Save as `offload.catalog.catalog.Catalog.save` does, or queue the save.
-
-        With ``offline="queue"``, saves that wait are saved first. While the store is unavailable,
-        this one waits, too, and its record is `stale`; without a *version*, that is empty until
-        it gets a number.
-        """
+    def _save_one(self, item: Item, on_conflict: OnConflict) -> Record:
         if self._journal is None:
-            return super().save(name, obj, version, metadata=metadata, on_conflict=on_conflict)
-        if on_conflict not in (None, "error", "skip", "overwrite"):
-            raise ValueError(f"on_conflict is 'error', 'skip', or 'overwrite', not {on_conflict!r}")
-        if isinstance(name, str):
-            return self._save_or_queue(name, obj, version, metadata, on_conflict)
-        names, values = listed("name", name), listed("obj", obj)
-        versions, every = (
-            spread("version", version, len(names)),
-            spread("metadata", metadata, len(names)),
-        )
-        result: BatchResult[Record] = BatchResult()
-        for each, value, given, data in zip(names, values, versions, every, strict=True):
-            try:
-                outcome: Any = self._save_or_queue(each, value, given, data, on_conflict)
-            except (OffloadError, ValueError) as exc:
-                outcome = exc
-            result.add(label_of(each, given), outcome)
-        return result
-
-    def _save_or_queue(
-        self, name: str, obj: Any, version: Any, metadata: Any, on_conflict: OnConflict | None
-    ) -> Record:
-        assert self._journal is not None  # noqa: S101 (the caller checked it)
-        request = self._request(name, obj, version, metadata)
-        given = None if request.is_numbered else (request.key, request.shown)
+            return super()._save_one(item, on_conflict)
+        request = self._request(*item)
         try:
             for label, exc in self.sync().errors.items():
                 logger.warning("a save of %s that had waited was refused: %s", label, exc)
-            self._saver(on_conflict).save([request])
-            outcome: Record | Exception | None = request.outcome
+            return raised(self._saver(on_conflict).save([request])[0])
         except StoreUnavailable as exc:
-            outcome = exc
-        if not isinstance(outcome, StoreUnavailable):
-            return _raised(outcome)
-        if isinstance(obj, Ref):
-            raise outcome  # its content is in the store
-        key, shown = given or (None, None)
-        saver_conflict: OnConflict = on_conflict or (
-            "overwrite" if self.mutable and not self.versioned else "error"
+            unavailable = exc
+        if isinstance(request.value, Ref):
+            raise unavailable  # its content is in the store
+        record = self._queue(self._journal, request, on_conflict)
+        logger.warning(
+            "the save of %s waits until the store is available: %s", record.name, unavailable
         )
+        return record
+
+    def _save_all(
+        self, items: Sequence[Item], on_conflict: OnConflict
+    ) -> Sequence[Record | Exception]:
+        if self._journal is None:
+            return super()._save_all(items, on_conflict)
+        outcomes: list[Record | Exception] = []
+        for item in items:
+            try:
+                outcomes.append(self._save_one(item, on_conflict))
+            except (OffloadError, ValueError) as exc:
+                outcomes.append(exc)
+        return outcomes
+
+    def _queue(self, journal: Journal, request: SaveRequest, on_conflict: OnConflict) -> Record:
+        key, shown = (None, None) if request.is_numbered else (request.key, request.shown)
 
         def entry(ref: Ref[Any]) -> Entry:
             return Entry(
@@ -261,8 +233,8 @@ class Catalog(online.Catalog):
                 name=request.name,
                 key=key,
                 shown=shown,
-                metadata=metadata,
-                on_conflict=saver_conflict,
+                metadata=request.metadata,
+                on_conflict=on_conflict,
                 overwrites=self.mutable,
                 author=self.author or process_name(),
                 created=self._content().now(),
@@ -274,8 +246,7 @@ class Catalog(online.Catalog):
                 type=ref.type,
             )
 
-        queued = self._journal.add(entry, obj, self._serializer())
-        logger.warning("the save of %s waits until the store is available: %s", name, outcome)
+        queued = journal.add(entry, request.value, self._serializer())
         return Record(
             bucket=queued.bucket,
             name=queued.name,
@@ -284,7 +255,7 @@ class Catalog(online.Catalog):
             size=queued.size,
             created=queued.created,
             author=queued.author,
-            metadata=metadata,
+            metadata=queued.metadata,
             digest=None,
             stale=True,
             nonce=queued.nonce,
@@ -319,7 +290,7 @@ class Catalog(online.Catalog):
         pointers = CatalogPointers(self._content(), entry.bucket)
         if entry.tried:
             state = pointers.state(entry.name)[1]
-            for pointer, value in pointers.records_of(entry.name, state):
+            for pointer, value in pointers.records_of(entry.name, state).items():
                 with suppress(IntegrityError):
                     record = pointers.parse_record(pointer, value)
                     if record.nonce == entry.nonce:
@@ -335,5 +306,4 @@ class Catalog(online.Catalog):
         request = SaveRequest(
             entry.name, ref, entry.key, entry.shown, entry.metadata, nonce=entry.nonce
         )
-        saver.save([request])
-        return request.outcome or AssertionError("never reached")
+        return saver.save([request])[0]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import TypeVar
 
+from offload.catalog.batches import raised
 from offload.catalog.names import (
     BUCKETS,
     DEFAULT,
@@ -70,13 +71,18 @@ class CatalogPointers:
 
     # -- values of pointers
 
-    def read_all(self, pointers: Sequence[str]) -> list[bytes | None]:
+    def read_all(self, pointers: Collection[str]) -> list[bytes | None]:
         """Return the value of each pointer; one round trip for up to `READ_AT_ONCE`."""
         values: list[bytes | None] = []
         rest = iter(pointers)
         while batch := list(islice(rest, READ_AT_ONCE)):
             values += self._retrying(lambda batch=batch: self._pointers.read_all(batch))  # type: ignore[misc]
         return values
+
+    def read_set(self, pointers: Collection[str]) -> dict[str, bytes]:
+        """Return the values of those *pointers* that are set, in order."""
+        values = zip(pointers, self.read_all(pointers), strict=True)
+        return {pointer: value for pointer, value in values if value is not None}
 
     def swap(self, pointer: str, before: bytes | None, after: bytes | None) -> bool:
         """Change a pointer's value if it is *before*; return whether it was changed.
@@ -125,7 +131,7 @@ class CatalogPointers:
 
         Raises ObjectNotFound, IntegrityError, UnsupportedVersion, StoreUnavailable, StoreError.
         """
-        return self._first(self.find_all([(name, version)])[0])
+        return raised(self.find_all([(name, version)])[0])
 
     def find_all(self, wanted: Sequence[tuple[str, str | int]]) -> list[Record | Exception]:
         """Return a record, or an error, for each name and version.
@@ -187,17 +193,9 @@ class CatalogPointers:
         except Exception as exc:
             return exc
 
-    @staticmethod
-    def _first(outcome: Record | Exception) -> Record:
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def records_of(self, name: str, state: NameState) -> list[tuple[str, bytes]]:
+    def records_of(self, name: str, state: NameState) -> dict[str, bytes]:
         """Return the pointer and value of each record of a name, the lowest version first."""
-        pointers = [self.pointer_of(name, key) for key in ordered(state.keys)]
-        values = zip(pointers, self.read_all(pointers), strict=True)
-        return [(pointer, value) for pointer, value in values if value is not None]
+        return self.read_set([self.pointer_of(name, key) for key in ordered(state.keys)])
 
     def places(self, prefix: str = "") -> dict[str, Place]:
         """Return the pointers of all records of objects whose names start with *prefix*."""
@@ -223,10 +221,7 @@ class CatalogPointers:
 
     def state(self, name: str) -> State:
         """Return a name's state; raises IntegrityError, UnsupportedVersion, or StoreUnavailable."""
-        (state,) = self.states([name]).values()
-        if isinstance(state, Exception):
-            raise state
-        return state
+        return raised(self.states([name])[name])
 
     def parse_state(self, name: str, value: bytes | None) -> State | Exception:
         pointer = name_pointer(self.bucket, name)
@@ -258,9 +253,7 @@ class CatalogPointers:
                 read = self.parse_state(name, value)
                 if isinstance(read, IntegrityError) and replaces_damaged:
                     read = value, NameState()
-                if isinstance(read, Exception):
-                    raise read
-                known = read
+                known = raised(read)
             before, state = known
             changed, after = self._written(name, change(state))
             if changed == state or self.swap(pointer, before, after):
@@ -277,9 +270,9 @@ class CatalogPointers:
         try:
             return state, write_state(state, pointer, keys)
         except CatalogError:
-            found = state.to_settle(self.content.now())
-            values = self.read_all([self.pointer_of(name, key) for key in found])
-            written = {k for k, value in zip(found, values, strict=True) if value is not None}
+            to_settle = state.to_settle(self.content.now())
+            places = {self.pointer_of(name, key): key for key in to_settle}
+            written = {places[pointer] for pointer in self.read_set(places)}
             if not written:
                 raise
             state = state.settled(written)

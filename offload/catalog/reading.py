@@ -91,6 +91,7 @@ class CatalogReader:
             from offload.metrics.recorder import Recorder
 
             Recorder(counters, checked.stats_interval).attach(opened)
+        self._settings = checked
         self._set(PerProcess(make).get, bucket, lambda: "json", lambda: checked.grace)
         self.versioned, self.mutable, self.author = versioned, mutable, author
 
@@ -216,9 +217,9 @@ class CatalogReader:
         for at, record in enumerate(records):
             if isinstance(record, Record):
                 try:
-                    opened[at] = content.open(record.ref)
+                    opened[at] = open_record(content, record)
                 except OffloadError as exc:
-                    records[at] = about(record, exc)
+                    records[at] = exc
         get_all = partial(content.reader.get_all, cached=_VERIFY[verify])
         values = get_all([*opened.values()])
         for at, record in enumerate(records):
@@ -278,9 +279,8 @@ class CatalogReader:
     def _versions(self, name: str) -> list[Record]:
         pointers = self._pointers
         _, state = pointers.state(name)
-        found = pointers.records_of(name, state)
         records = Records()
-        for pointer, value in found:
+        for pointer, value in pointers.records_of(name, state).items():
             try:
                 record = pointers.parse_record(pointer, value)
             except OffloadError:
@@ -350,8 +350,9 @@ class CatalogReader:
         It stands for this version, even after newer ones are saved.
         """
         record = self._pointers.find(check_name(name), check_asked(version))
-        opened = self._opened(record)
-        self._content().counters.of_object(self._bucket, record.name, catalog_refs=1)
+        content = self._content()
+        opened = open_record(content, record)
+        content.counters.of_object(self._bucket, record.name, catalog_refs=1)
         return opened
 
     def late(self, name: str, version: str | int = LATEST) -> Ref[Any]:
@@ -368,12 +369,6 @@ class CatalogReader:
         late = Late(self._bucket, check_name(name), str(asked))
         content = self._content()
         return content.signing.keys.sign_late(late, content.now(), content.reader.get)
-
-    def _opened(self, record: Record) -> Ref[Any]:
-        try:
-            return self._content().open(record.ref)
-        except OffloadError as exc:
-            raise about(record, exc) from exc
 
     # -- buckets
 
@@ -395,6 +390,14 @@ class CatalogReader:
     def buckets(self) -> list[str]:
         """Return the names of all buckets in the store, sorted."""
         return self._pointers.buckets()
+
+
+def open_record(content: ContentStore, record: Record) -> Ref[Any]:
+    """Return the verified reference to a version's content; raises an error that names it."""
+    try:
+        return content.open(record.ref)
+    except OffloadError as exc:
+        raise about(record, exc) from exc
 
 
 def about(record: Record, exc: OffloadError) -> OffloadError:

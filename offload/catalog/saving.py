@@ -37,7 +37,7 @@ from offload.errors import (
     VersionConflict,
 )
 from offload.ref import Ref
-from offload.stores.protocols import FOREVER
+from offload.stores.protocols import FOREVER, Store
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ class Saver:
         self._overwrites = overwrites
         self._grace = grace
 
-    def save(self, requests: Sequence[SaveRequest]) -> None:
-        """Save all *requests*, and set the outcome of each. Raises StoreUnavailable, StoreError."""
+    def save(self, requests: Sequence[SaveRequest]) -> list[Record | Exception]:
+        """Save all *requests*; return the outcome of each. Raises StoreUnavailable, StoreError."""
         self._look(requests)
         group: list[SaveRequest] = []
         payloads: list[Any] = []
@@ -130,6 +130,7 @@ class Saver:
         conflicts = sum(isinstance(each.outcome, VersionConflict) for each in requests)
         if conflicts:
             self._content.counters.add(catalog_conflicts=conflicts)
+        return [each.outcome for each in requests if each.outcome is not None]  # all have one now
 
     # -- before anything is stored
 
@@ -164,17 +165,22 @@ class Saver:
         for request in requests:
             assert request.state is not None  # noqa: S101 (set by `_look`)
             highest[request.name] = ordered(request.state[1].keys)[: -_LOOK_BACK - 1 : -1]
-        asked = [(name, key) for name, keys in highest.items() for key in keys]
-        values = self._at.read_all([self._at.pointer_of(*each) for each in asked])
+        asked = {
+            self._at.pointer_of(name, key): (name, key)
+            for name, keys in highest.items()
+            for key in keys
+        }
         committed: dict[str, list[str]] = {}
         failed: dict[str, Exception] = {}
-        for (name, key), value in zip(asked, values, strict=True):
-            if value is not None:
-                committed.setdefault(name, []).append(key)
-                try:
-                    self._readable(self._at.pointer_of(name, key), value)
-                except OffloadError as exc:
-                    failed[name] = exc
+        for pointer, value in self._at.read_set(asked).items():
+            name, key = asked[pointer]
+            committed.setdefault(name, []).append(key)
+            try:
+                self._at.parse_record(pointer, value)
+            except IntegrityError:
+                pass  # a damaged record counts; one of a newer offload stops the save
+            except OffloadError as exc:
+                failed[name] = exc
         for request in requests:
             keys = committed.setdefault(request.name, [])
             if request.name in failed:
@@ -189,37 +195,26 @@ class Saver:
         places = self._at.places(name).values()
         return [place.key for place in places if place.name == name]
 
-    def _readable(self, pointer: str, value: bytes) -> Record | None:
-        """Return a record, None if it is damaged; raises UnsupportedVersion for a newer one."""
-        try:
-            return self._at.parse_record(pointer, value)
-        except IntegrityError:
-            return None
-
     def _conflict(self, request: SaveRequest) -> Record | Exception | None:
         """Return the outcome if there is a record already; None if the value is to be saved."""
         if request.before is None:
             return None
         pointer = self._at.pointer_of(request.name, str(request.key))
+        replaces = self._on_conflict == "overwrite" and self._overwrites
         try:
             present = self._at.parse_record(pointer, request.before)
-        except IntegrityError as exc:
-            if self._on_conflict == "overwrite" and self._overwrites:
-                return None
-            return exc
         except OffloadError as exc:
-            return exc
+            return None if replaces and isinstance(exc, IntegrityError) else exc
+        if replaces:
+            return None
         if self._on_conflict == "skip":
             return present
-        if self._on_conflict == "overwrite" and self._overwrites:
-            return None
-        remedy = (
-            "save it as another version, or pass on_conflict='skip'"
-            if self._on_conflict == "error" and not self._overwrites
-            else "pass on_conflict='overwrite'"
-            if self._overwrites
-            else "overwriting needs a catalog with mutable=True"
-        )
+        if self._overwrites:
+            remedy = "pass on_conflict='overwrite'"
+        elif self._on_conflict == "error":
+            remedy = "save it as another version, or pass on_conflict='skip'"
+        else:
+            remedy = "overwriting needs a catalog with mutable=True"
         return VersionConflict(f"{present.label} already exists: {remedy}", argument=present.label)
 
     # -- storing
@@ -241,8 +236,7 @@ class Saver:
 
     def _save(self, group: list[SaveRequest], payloads: list[Any]) -> None:
         blobs = self._content.store.blobs
-        ttl = _UPLOAD if blobs.tracks_holds else FOREVER
-        hold = Hold(ttl, f"catalog-save:{group[0].nonce}")
+        hold = upload_hold(self._content.store, group[0].nonce)
         try:
             try:
                 self._store(group, payloads, hold)
@@ -404,6 +398,12 @@ class Saver:
     def _release(self, digests: list[Digest], holder: str) -> None:
         with suppress(StoreError):  # a sweep finds what no record names
             self._content.store.blobs.release(digests, holder, self._grace)
+
+
+def upload_hold(store: Store, nonce: str) -> Hold:
+    """Return the hold on blobs that no record names yet."""
+    ttl = _UPLOAD if store.blobs.tracks_holds else FOREVER
+    return Hold(ttl, f"catalog-save:{nonce}")
 
 
 def hold_again(content: ContentStore, ref: Ref[Any], hold: Hold) -> tuple[Ref[Any], list[Digest]]:

@@ -41,11 +41,9 @@ def all_records(pointers: CatalogPointers, prefix: str = "") -> Iterator[Record 
         found = _by_index(pointers, listed, prefix)
     else:
         places = pointers.places(prefix)
-        values = pointers.read_all([*places])
         found = {
-            pointer: (place, value)
-            for (pointer, place), value in zip(places.items(), values, strict=True)
-            if value is not None
+            pointer: (places[pointer], value)
+            for pointer, value in pointers.read_set(places).items()
         }
     in_order = sorted(found.items(), key=lambda each: (each[1][0].name, parsed(each[1][0].key)))
     for pointer, (place, value) in in_order:
@@ -166,8 +164,7 @@ def _by_index(pointers: CatalogPointers, listed: TagsWrites, prefix: str) -> _Fo
         if pointer in entries and entries[pointer][0] == tags[pointer]
     }
     changed = [pointer for pointer in places if pointer not in current]
-    values = pointers.read_all(changed)
-    read = {p: value for p, value in zip(changed, values, strict=True) if value is not None}
+    read = pointers.read_set(changed)
     current.update(read)
     if len(changed) > _REWRITE:
         # A value that was set again after it was listed has another tag: it is read again.

@@ -309,6 +309,14 @@ def test_saves_wait_for_the_store(proxy, make, there):
     assert make("queue").sync().succeeded == []
 
 
+def test_lists_of_different_lengths_are_refused(make):
+    """Nothing is saved if there is no value for each name."""
+    catalog = make("queue")
+    with pytest.raises(ValueError, match="2 names need 2 objects, not 1"):
+        catalog.save(["a", "b"], [1])
+    assert catalog.list_objects() == []
+
+
 def test_the_next_save_syncs_first(proxy, make, there):
     """A save after an outage comes after those that waited."""
     catalog = make("queue")
