@@ -177,7 +177,7 @@ class Delivery:
                 self._follow(Note.read(note), request, facts)
             elif request.get("is_eager"):
                 args, kwargs = with_refs(self.task_id, args, kwargs)
-                self.args, self.kwargs = resolve_direct(self.runtime, facts, args, kwargs)
+                self.args, self.kwargs = resolve_direct(self.runtime, self.task.name, args, kwargs)
             if (
                 look_up is not None
                 and (facts.options.memo or self.options.memo)  # spares other tasks the call

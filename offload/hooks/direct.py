@@ -26,8 +26,7 @@ from offload.content.memory import allocate
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError, InvalidRef, OffloadError
 from offload.hooks.celery_internals import patch
-from offload.hooks.message import described, no_path_error
-from offload.hooks.options import TaskFacts
+from offload.hooks.message import check_paths, described, no_path_error
 from offload.hooks.paths import (
     contains,
     has_paths,
@@ -132,6 +131,7 @@ def _refs(
     ):
         # No path into a signature stays valid, as pickle takes it apart; and one into a shared
         # container would split it. But a Ref in them stays a Ref.
+        check_paths(task, label(path, runtime.tasks[task].parameters), value)
         return
     if has_paths(value) and contains(value, (Ref, Signature)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -169,26 +169,29 @@ def _copy(
 
 
 def resolve_direct(
-    runtime: Runtime, facts: TaskFacts, args: Sequence[Any], kwargs: Mapping[str, Any]
+    runtime: Runtime, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Resolve Refs in a call without a message: an eager or a direct call.
 
-    Raises the error of a `LostValue` among the arguments.
+    Raises the error of a `LostValue` among the arguments, and SerializationError for a Ref in a
+    container that a message can't have one in.
     """
     if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
         return args, kwargs
     _refuse_lost([args, kwargs])
+    facts = runtime.tasks[task]
 
-    def resolve(value: Any, key: int | str) -> Any:
+    def resolve(value: Any, kind: str, key: int | str) -> Any:
         if not facts.asks_for_ref(key):
+            check_paths(task, label((kind, key), facts.parameters), value)
             return replace_refs(value, runtime.get)
         if isinstance(value, Ref):
             return value if value.is_local else runtime.pinned_ref(value)
         return replace_refs(value, lambda ref: ref if ref.is_local else runtime.content.opened(ref))
 
     return (
-        [resolve(value, i) for i, value in enumerate(args)],
-        {key: resolve(value, key) for key, value in kwargs.items()},
+        [resolve(value, "args", i) for i, value in enumerate(args)],
+        {key: resolve(value, "kwargs", key) for key, value in kwargs.items()},
     )
 
 

@@ -299,7 +299,7 @@ def _call(runtime: Runtime, task: Any, function: Callable[..., Any], args: Any, 
     if delivery is None and task.Strategy != _STRATEGY:
         args, kwargs = direct.resolve_in_objects(runtime, task, args, kwargs)
     # a plain call, perhaps with Refs
-    args, kwargs = direct.resolve_direct(runtime, runtime.tasks[task.name], args, kwargs)
+    args, kwargs = direct.resolve_direct(runtime, task.name, args, kwargs)
     return function(*args, **kwargs)
 
 

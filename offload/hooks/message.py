@@ -22,7 +22,7 @@ from offload.errors import (
     UnsupportedVersion,
 )
 from offload.hooks.options import TaskFacts
-from offload.hooks.paths import Path, replace_each, replace_refs
+from offload.hooks.paths import Path, container_without_paths, replace_each, replace_refs
 from offload.hooks.short import KEY_FORM, expand, shorten
 from offload.ref import MESSAGE_KEY, LostValue, Ref, has_wire_form, wire_text
 from offload.settings import TaskOptions
@@ -431,6 +431,13 @@ def no_path_error(task: str, argument: str, value: object) -> SerializationError
         task=task,
         argument=argument,
     )
+
+
+def check_paths(task: str, argument: str, value: object) -> None:
+    """Raise SerializationError if *value* has a Ref or LostValue that no path leads to."""
+    container = container_without_paths(value, (Ref, LostValue))
+    if container is not None:
+        raise no_path_error(task, argument, container)
 
 
 def described(

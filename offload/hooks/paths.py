@@ -109,6 +109,24 @@ def _items(container: Any) -> Collection[Any]:
     return list(base.__iter__(container))
 
 
+def container_without_paths(value: object, kinds: tuple[type, ...]) -> Any | None:
+    """Return the first container in *value* that no path leads into, such as a set, and that holds
+    one of *kinds*; None if there is none.
+    """
+    seen: set[int] = set()
+    waiting: list[Any] = [value]
+    while waiting:
+        each = waiting.pop()
+        if not has_paths(each):
+            if not isinstance(each, kinds) and contains(each, kinds):
+                return each
+        elif id(each) not in seen:
+            seen.add(id(each))
+            items = each.values() if isinstance(each, dict) else each
+            waiting += [item for item in items if isinstance(item, _HOLDERS)]
+    return None
+
+
 def has_sharing(value: object) -> bool:
     """Return whether a list, tuple, dict or signature occurs in *value* more than once."""
     seen = {id(value)}

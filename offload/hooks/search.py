@@ -11,7 +11,7 @@ from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601
 
 from offload.errors import OffloadError, SerializationError
-from offload.hooks.message import described, no_path_error
+from offload.hooks.message import check_paths, described, no_path_error
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import WORTH, Outgoing, Slot
 from offload.hooks.paths import (
@@ -275,6 +275,7 @@ class _Search:
 
     def _shared(self, value: Any, path: Path, argument: str) -> None:
         """Find the references only: a path into a shared container would split it."""
+        check_paths(self.task, argument, value)
         found: dict[int, Ref[Any]] = {}
         replace_refs(value, lambda ref: found.setdefault(id(ref), ref))
         search = replace(self, signature=self.signature or tuple(path))

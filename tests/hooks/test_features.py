@@ -428,6 +428,7 @@ NO_PATHS = {
     "set": lambda ref: {ref},
     "deque": lambda ref: deque([ref]),
     "within a list": lambda ref: [{"a": OrderedDict(a=ref)}],
+    "within a shared list": lambda ref: [[OrderedDict(a=ref)]] * 2,
 }
 
 
@@ -459,6 +460,28 @@ def test_references_that_cannot_be_resolved_are_refused(native, make, eager):
         with pytest.raises(SerializationError, match="task 'make', result"):
             wire.run(make_one)
     assert seen == []
+
+
+@pytest.mark.parametrize("make", NO_PATHS.values(), ids=NO_PATHS)
+def test_a_direct_call_refuses_what_a_message_would(wire, make):
+    """A task that is called as a function within a worker, or by ``apply``, doesn't run with a
+    reference in a container of another kind, unless its parameter is annotated Ref.
+    """
+    seen = []
+
+    @wire.app.task(name="see", shared=False)
+    def see(value, more: Ref = None):
+        seen.append(value)
+
+    value = make(wire.hook.put(BIG))
+    refused = r"task 'see', value: cannot send references in a"
+    with pytest.raises(SerializationError, match=refused):
+        see.apply((value,), throw=True)
+    with pytest.raises(SerializationError, match=refused):
+        see(value)
+    assert seen == []
+    see(1, value)
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
