@@ -472,9 +472,10 @@ def _is_passive(value: object) -> bool:
             items = _content(each) or ()
             if not set(map(type, items)) <= _SCALARS:
                 waiting += items
-        elif kind.__module__.partition(".")[0] in _PASSIVE:
+        elif _is_of_passive_package(kind):
             if _holds_user_objects(each):
                 return False
+            waiting.append(getattr(each, "attrs", None))
         elif kind is not bytearray:
             return False
     return True
@@ -484,17 +485,41 @@ def _holds_user_objects(value: Any) -> bool:
     """Return whether an array, a column, or a label of a value of a `_PASSIVE` package may be an
     object of a user's class.
     """
-    parts = [value]
-    if hasattr(value, "iloc"):  # a DataFrame or Series
-        columns = [value.iloc[:, at] for at in range(value.shape[1])] if value.ndim > 1 else [value]
-        parts = [*columns, *value.axes]
-    elif hasattr(value, "variables"):  # a Dataset
-        parts = list(value.variables.values())
     return any(
         getattr(getattr(part, "dtype", None), "hasobject", False)
-        and not set(map(type, getattr(part, "flat", part))) <= _SCALARS
-        for part in parts
+        and not all(map(_is_passive_scalar, set(map(type, getattr(part, "flat", part)))))
+        for part in _parts(value)
     )
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield what *value* has that may hold objects."""
+    if hasattr(value, "iloc"):  # a DataFrame or Series
+        dtypes = list(value.dtypes) if value.ndim > 1 else [value.dtype]
+        objects = [
+            at
+            for at, dtype in enumerate(dtypes)
+            if getattr(getattr(dtype, "subtype", dtype), "hasobject", False)
+        ]
+        if objects:
+            yield (value.iloc[:, objects] if value.ndim > 1 else value).to_numpy()
+        for dtype in {id(dtype): dtype for dtype in dtypes}.values():
+            yield getattr(dtype, "categories", None)
+        for axis in value.axes:
+            yield from getattr(axis, "levels", (axis, getattr(axis, "categories", None)))
+    elif hasattr(value, "variables"):  # a Dataset
+        yield from value.variables.values()
+    else:
+        yield value
+        yield getattr(value, "categories", None)
+
+
+def _is_passive_scalar(kind: type) -> bool:
+    return kind in _SCALARS or (_is_of_passive_package(kind) and not hasattr(kind, "__len__"))
+
+
+def _is_of_passive_package(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _PASSIVE
 
 
 def _names(signatures: Any) -> Iterator[str | None]:

@@ -9,6 +9,8 @@ import uuid
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
+import xarray as xr
 from celery import Celery, Signature, Task, chain, chord, group
 from celery.app.amqp import AMQP
 from celery.signals import before_task_publish
@@ -240,8 +242,18 @@ def test_a_value_whose_own_code_serializes_it_is_serialized_again(native, within
         lambda value: np.array([(1, value)], dtype=[("a", "i4"), ("b", "O")]),
         lambda value: pd.DataFrame({"a": [1], "b": [value]}),
         lambda value: pd.Series([value], name="b"),
+        lambda value: pd.DataFrame({"a": pd.Categorical([value])}),
+        lambda value: pd.Categorical([value]),
+        lambda value: pd.DataFrame({"a": [1]}, index=pd.CategoricalIndex([value])),
+        lambda value: pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_arrays([[value], [1]])),
+        lambda value: pd.Series(pd.arrays.SparseArray(np.array([value, None], object))),
+        lambda value: with_attrs(pd.DataFrame({"a": [1]}), value),
+        lambda value: xr.Dataset({"x": ("y", np.array([value], object))}),
     ),
-    ids=["array", "structured array", "frame", "series"],
+    ids=(
+        *("array", "structured array", "frame", "series", "categories", "categorical"),
+        *("categorical index", "multi-index", "sparse", "attributes", "dataset"),
+    ),
 )
 def test_objects_in_an_array_are_serialized_for_each_message(within):
     """An array or frame whose objects say how to serialize them may differ in each message."""
@@ -253,13 +265,31 @@ def test_objects_in_an_array_are_serialized_for_each_message(within):
     assert counting.count >= 4
 
 
+def with_attrs(frame, value):
+    frame.attrs["a"] = value
+    return frame
+
+
+PAIRS = pd.MultiIndex.from_product([["text", "more"], range(1000)])
+
+
 @pytest.mark.parametrize(
     "value",
-    (np.array(["text", None] * 1000, dtype=object), pd.DataFrame({"a": ["text", "more"] * 1000})),
-    ids=["array", "frame"],
+    (
+        np.array(["text", None, np.float64(1), pd.Timestamp(0)] * 1000, dtype=object),
+        pd.DataFrame({"a": ["text", "more"] * 1000}),
+        pd.DataFrame({"a": ["text", None] * 1000}, PAIRS, dtype=object),
+        pd.DataFrame({"a": pd.Categorical(["text", "more"] * 1000)}),
+        with_attrs(pd.DataFrame({"a": range(1000)}), ["text"]),
+        xr.DataArray(range(1000), {"x": range(1000)}, "x"),
+        sp.coo_array(np.eye(100)),
+    ),
+    ids=["array", "frame", "pairs", "categories", "attributes", "coordinates", "sparse"],
 )
 def test_text_in_an_array_is_serialized_once(value, monkeypatch):
-    """An array or frame of Python's own texts is serialized once for the messages of a group."""
+    """An array or frame of Python's or a library's own scalars is serialized once for the messages
+    of a group.
+    """
     wire = make_wire(conf={"task_serializer": "pickle"})
     task = wire.app.task(name="take", shared=False)(nothing)
     writer = wire.app._offload.content.writer
@@ -267,6 +297,20 @@ def test_text_in_an_array_is_serialized_once(value, monkeypatch):
     monkeypatch.setattr(writer, "serialize", lambda *a: calls.append(a) or serialize(*a))
     group([task.s(value) for _ in range(4)]).apply_async()
     assert len(calls) == 1
+
+
+def test_a_wide_frame_is_searched_at_once(monkeypatch):
+    """A search for a user's objects in a frame doesn't take out each of its columns."""
+    taken = []
+    indexer = type(pd.DataFrame().iloc)
+    take = indexer.__getitem__
+    monkeypatch.setattr(indexer, "__getitem__", lambda *key: taken.append(key) or take(*key))
+    wire = make_wire(conf={"task_serializer": "pickle"})
+    task = wire.app.task(name="take", shared=False)(nothing)
+    for dtype in (float, object):
+        value = pd.DataFrame(np.zeros((2, 1000), dtype))
+        group([task.s(value) for _ in range(4)]).apply_async()
+    assert len(taken) < 20
 
 
 class Numbering(AMQP):
