@@ -8,7 +8,7 @@ Unless ``offload_secret`` is set, the key that verifies them is in the folder, t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
@@ -22,7 +22,7 @@ from offload.catalog.records import Record, write_record
 from offload.content.encoding import MAX_OVERHEAD, read_blob
 from offload.content.manifest import CHUNK, root_limit
 from offload.content.store import ContentStore
-from offload.digest import Buffer, Digest
+from offload.digest import Digest
 from offload.encryption.keys import Keyring
 from offload.errors import BlobMissing, IntegrityError, StoreError
 from offload.metrics.counters import Counters
@@ -57,30 +57,30 @@ def content_in(
 
 
 def copy_blobs(
-    source: ContentStore, target: Store, digests: Sequence[Digest], ttl: float, size: int
+    source: ContentStore,
+    target: Store,
+    digests: Sequence[Digest],
+    missing: Collection[Digest],
+    ttl: float,
+    size: int,
 ) -> None:
-    """Copy blobs of a value of *size* bytes, the first of which is its root, and verify each.
+    """Copy the *missing* chunks of a value of *size* bytes, and its root; verify each.
 
-    They stay encrypted if they are.
+    They stay encrypted if they are. The root is stored last: it never exists without what it lists.
 
-    The root is stored last: it never exists without what it lists.
+    Args:
+        digests: of the root, and of all chunks.
 
     Raises BlobMissing, IntegrityError, StoreUnavailable, StoreError.
     """
-
-    def contents(wanted: Sequence[Digest], limit: int) -> Iterable[tuple[Digest, Buffer]]:
-        store = source.store
-        blobs = store.blobs.get(wanted, limit + MAX_OVERHEAD)
-        for digest, stored in zip(wanted, blobs, strict=True):
-            where = f"{digest} in {store.url}"
-            read_blob(stored, digest, limit, where, source.cipher)
-            yield digest, stored
-
     root, *chunks = digests
-    for digest, stored in contents(chunks, 2 * CHUNK):
-        target.blobs.put({digest: [stored]}, ttl, value_size=size)
-    for digest, stored in contents([root], root_limit(size)):
-        target.blobs.put({digest: [stored]}, ttl, value_size=size)
+    absent = [chunk for chunk in chunks if chunk in missing]
+    for wanted, limit in ((absent, 2 * CHUNK), ([root], root_limit(size))):
+        blobs = source.store.blobs.get(wanted, limit + MAX_OVERHEAD)
+        for digest, stored in zip(wanted, blobs, strict=True):
+            where = f"{digest} in {source.store.url}"
+            read_blob(stored, digest, limit, where, source.cipher)  # which verifies it
+            target.blobs.put({digest: [stored]}, ttl, value_size=size)
 
 
 class MirroredPointers(CatalogPointers):
@@ -177,8 +177,9 @@ class LocalCopies:
         self._make_room(record.size)
         missing = self.store.blobs.hold(digests, FOREVER)
         if missing:
-            wanted = digests[:1] + [digest for digest in digests[1:] if digest in missing]
-            remote.retrying(lambda: copy_blobs(remote, self.store, wanted, FOREVER, record.size))
+            remote.retrying(
+                lambda: copy_blobs(remote, self.store, digests, missing, FOREVER, record.size)
+            )
 
     # -- the folder
 

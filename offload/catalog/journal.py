@@ -17,8 +17,8 @@ from hashlib import blake2b
 from typing import Any
 
 from offload.catalog.copies import copy_blobs
-from offload.catalog.records import GREATEST, Record, is_time
-from offload.catalog.saving import OnConflict
+from offload.catalog.records import GREATEST, Record, is_time, sealing
+from offload.catalog.saving import OnConflict, upload_hold
 from offload.content.holds import Hold
 from offload.content.store import ContentStore
 from offload.digest import Digest, parse_digest
@@ -42,7 +42,6 @@ _SEALED = b"\x02\x80"  # start of one, see `offload.encryption.sealing`
 _WAITING, _REFUSED = "journal/", "refused/"
 _NUMBER = re.compile(r"[0-9]{12,}", re.ASCII)
 _FORMAT = 1
-_UPLOAD = 86400.0  # seconds of a hold on blobs that no record names yet
 _GRACE = 60.0  # seconds for which content stays that no record names
 _ENTRIES = 10_000  # at most
 
@@ -119,7 +118,7 @@ class Journal:
             ref = self._content.writer.put_payload(payload, hold=Hold(FOREVER))
             made = entry(ref)
             last = max(self._names(_WAITING) + self._names(_REFUSED), default=0)
-            self._pointers.swap(f"{_WAITING}{last + 1:012d}", None, self._written(made))
+            self._pointers.swap(_pointer(_WAITING, last + 1), None, self._written(made))
         return made
 
     def replay(
@@ -135,7 +134,7 @@ class Journal:
         """
         with self._store.disk.lock("replay"):
             for number in self._names(_WAITING):
-                pointer = f"{_WAITING}{number:012d}"
+                pointer = _pointer(_WAITING, number)
                 value = self._pointers.read(pointer)
                 if value is None:
                     continue
@@ -158,7 +157,7 @@ class Journal:
         with self._store.disk.lock("journal"):
             numbers = self._names(_REFUSED)
             for number in numbers:
-                pointer = f"{_REFUSED}{number:012d}"
+                pointer = _pointer(_REFUSED, number)
                 self._pointers.swap(pointer, self._pointers.read(pointer), None)
             self._drop_unneeded()
         return len(numbers)
@@ -168,28 +167,26 @@ class Journal:
     ) -> Record | Exception:
         local = _ref(entry)
         digests = self._content.holds.digests(local)
-        tracks = remote.store.blobs.tracks_holds
-        ttl, holder = _UPLOAD if tracks else FOREVER, f"catalog-save:{entry.nonce}"
-        missing = remote.retrying(lambda: remote.store.blobs.hold(digests, ttl, holder))
+        store, hold = remote.store, upload_hold(remote.store, entry.nonce)
+        missing = remote.retrying(lambda: store.blobs.hold(digests, hold.ttl, hold.holder))
         if missing:
-            wanted = digests[:1] + [digest for digest in digests[1:] if digest in missing]
             remote.retrying(
-                lambda: copy_blobs(self._content, remote.store, wanted, ttl, entry.size)
+                lambda: copy_blobs(self._content, store, digests, missing, hold.ttl, entry.size)
             )
         if not entry.tried:
             self._pointers.swap(pointer, value, self._written(replace(entry, tried=True)))
         outcome = commit(entry, remote.signing.resign(local, remote.reader.get))
         with suppress(StoreError):  # it expires by itself
-            remote.store.blobs.release(digests, holder, _GRACE)
+            store.blobs.release(digests, hold.holder, _GRACE)
         return outcome
 
     def _finish(self, number: int, *, refused: bool) -> None:
         """Remove an entry, and the content that no other entry names."""
         with self._store.disk.lock("journal"):
-            waiting, kept = f"{_WAITING}{number:012d}", f"{_REFUSED}{number:012d}"
+            waiting = _pointer(_WAITING, number)
             value = self._pointers.read(waiting)
             if refused:
-                self._pointers.swap(kept, None, value)
+                self._pointers.swap(_pointer(_REFUSED, number), None, value)
             self._pointers.swap(waiting, value, None)
             if not refused:
                 self._drop_unneeded()
@@ -198,7 +195,7 @@ class Journal:
         needed: set[Digest] = set()
         for folder in (_WAITING, _REFUSED):
             for number in self._names(folder):
-                pointer = f"{folder}{number:012d}"
+                pointer = _pointer(folder, number)
                 value = self._pointers.read(pointer)
                 if value is not None:
                     try:
@@ -218,7 +215,7 @@ class Journal:
         text = json.dumps({"format": _FORMAT, **asdict(entry)}, ensure_ascii=False)
         written = f"{_checksum(text)} {text}".encode()
         ring = self._keyring
-        return written if ring is None else _sealing().seal(written, ring.current, _PURPOSE, "")
+        return written if ring is None else sealing().seal(written, ring.current, _PURPOSE, "")
 
     def _read(self, pointer: str, value: bytes) -> Entry:
         """Return the entry in *value*.
@@ -227,7 +224,7 @@ class Journal:
         """
         url = self._store.url
         if self._keyring is not None:
-            value = _sealing().open_sealed(value, self._keyring, _PURPOSE, "")
+            value = sealing().open_sealed(value, self._keyring, _PURPOSE, "")
         elif value[: len(_SEALED)] == _SEALED:
             raise missing_key(value[2 : 2 + ID_BYTES].hex(), f"{pointer} in {url}", [])
         try:
@@ -244,6 +241,10 @@ class Journal:
         raise IntegrityError(f"{pointer} in {url} was altered: it can't be saved", store=url)
 
 
+def _pointer(folder: str, number: int) -> str:
+    return f"{folder}{number:012d}"
+
+
 def _checked(entry: Entry) -> Entry:
     """Return *entry*; raises ValueError or TypeError unless its fields have their types."""
     parse_digest(entry.digest)
@@ -258,12 +259,6 @@ def _checked(entry: Entry) -> Entry:
     ):
         raise ValueError("not an entry")
     return entry
-
-
-def _sealing() -> Any:
-    from offload.encryption import sealing  # needs the package cryptography
-
-    return sealing
 
 
 def _checksum(text: str) -> str:

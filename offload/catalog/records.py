@@ -19,6 +19,7 @@ import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 from offload.catalog.names import (
@@ -223,7 +224,7 @@ def write_record(record: Record, pointer: str, keys: Keys) -> bytes:
     if keys.keyring is not None:
         private = json.dumps([record.author, data.pop("metadata")], **_COMPACT)
         content = private.encode("utf-8", "surrogatepass")
-        sealed = _sealing().seal(content, keys.keyring.current, _PURPOSE, pointer)
+        sealed = sealing().seal(content, keys.keyring.current, _PURPOSE, pointer)
         data.update(format=_SEALED, author="", sealed=b64encode(sealed).decode())
     return seal(pointer, data, keys)
 
@@ -243,15 +244,16 @@ def _open_sealed(pointer: str, data: dict[str, Any], keys: Keys) -> None:
         sealed = b64decode(text, validate=True)
         if ring is None:
             raise missing_key(sealed[2 : 2 + ID_BYTES].hex(), _shown(pointer), [])
-        private = _sealing().open_sealed(sealed, ring, _PURPOSE, pointer)
+        private = sealing().open_sealed(sealed, ring, _PURPOSE, pointer)
         author, metadata = json.loads(private.decode("utf-8", "surrogatepass"))
         data.update(author=author, metadata=metadata)
     except (ValueError, TypeError) as exc:
         raise _altered(pointer) from exc
 
 
-def _sealing() -> Any:
-    from offload.encryption import sealing  # needs the package cryptography
+def sealing() -> ModuleType:
+    """Return `offload.encryption.sealing`, which needs the package cryptography."""
+    from offload.encryption import sealing
 
     return sealing
 

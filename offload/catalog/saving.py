@@ -235,8 +235,8 @@ class Saver:
         return payload
 
     def _save(self, group: list[SaveRequest], payloads: list[Any]) -> None:
-        blobs = self._content.store.blobs
-        hold = upload_hold(self._content.store, group[0].nonce)
+        store = self._content.store
+        hold = upload_hold(store, group[0].nonce)
         try:
             try:
                 self._store(group, payloads, hold)
@@ -251,9 +251,9 @@ class Saver:
                         request.outcome = exc
         finally:
             digests = [digest for request in group for digest in request.digests]
-            if digests and blobs.tracks_holds:
+            if digests and store.blobs.tracks_holds:
                 with suppress(StoreError):  # it expires by itself
-                    blobs.release(list(dict.fromkeys(digests)), hold.holder, self._grace)
+                    store.blobs.release(list(dict.fromkeys(digests)), hold.holder, self._grace)
 
     def _store(self, group: list[SaveRequest], payloads: list[Any], hold: Hold) -> None:
         content = self._content
