@@ -215,7 +215,8 @@ class Runtime:
         if self._store is None:
             # Opening doesn't connect, so concurrent threads may each do it.
             store = open_app_store(self.settings, self.app)
-            self.recorder.attach(store)
+            if self.settings.mode != "observe" or self.settings.store is not None:
+                self.recorder.attach(store)  # observing writes only to a server chosen for it
             if isinstance(store, Tiered):
                 store.count_by_tier(self.counters)
             self._store = store

@@ -147,6 +147,24 @@ def test_publishing_asks_the_store_nothing(redis):
     assert total[LABEL.join(("size_12_bytes", "take", ""))] == 3 * (5000 + HEAD)
 
 
+def test_the_default_store_is_not_used(redis):
+    """Without `offload_store`, no store is contacted, not even the result backend's Redis."""
+    conf = {"result_backend": redis.url}
+    wire = make_wire(mode="observe", store=None, watch=False, conf=conf, stats_interval=0.05)
+    sent, send = [], client.send
+
+    def noted(pool, commands):
+        sent.append(commands)
+        return send(pool, commands)
+
+    with patch.object(client, "send", noted):
+        wire.app.send_task("take", (b"x" * 100_000,))
+        assert wire.hook.store.url.startswith(redis.url)  # as a worker's banner shows
+        wire.hook._runtime.recorder.end()
+    assert observed(wire)["observed_values"] == 1
+    assert sent == []
+
+
 def test_an_unavailable_store_delays_and_loses_nothing(url, caplog):
     """While the store is unavailable, publishing works; counts are written once it is back."""
     caplog.set_level(logging.INFO, "offload")
