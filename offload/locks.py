@@ -14,6 +14,8 @@ greater for every new owner.
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import socket
 import threading
@@ -136,17 +138,10 @@ class Lock:
             timeout = None
         if timeout is not None and not blocking:
             raise ValueError("a timeout needs blocking=True")
-        timeout = check_timeout(timeout)
-        deadline = None if timeout is None else self._clock() + timeout
         owner = f"{process_name()}:{os.urandom(8).hex()}"
-        pause = _FIRST_PAUSE
-        while not self._try(owner):
-            left = pause if deadline is None else deadline - self._clock()
-            if not blocking or left <= 0:
-                return False
-            self._pause(min(pause, left))
-            pause = min(pause * _FACTOR, _LONGEST_PAUSE)
-        return True
+        limit = timeout if blocking else 0.0
+        attempts = self._attempts(limit, _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR)
+        return any(self._try(owner) for _ in attempts)
 
     def release(self) -> None:
         """Release the lock. Releasing it a second time does nothing.
@@ -237,22 +232,15 @@ class Lock:
 
         Raises StoreUnavailable or StoreError, and ValueError if an argument is out of range.
         """
-        timeout = check_timeout(timeout)
-        deadline = None if timeout is None else self._clock() + timeout
-        checks, pause, maximum = 0, check_ttl(initial), check_ttl(maximum)
         if not (isinstance(factor, (int, float)) and factor >= 1):  # NaN included
             raise ValueError(f"factor is a number of at least 1, not {factor!r}")
-        while True:
-            checks += 1
+        checks = 0
+        for checks in self._attempts(timeout, check_ttl(initial), check_ttl(maximum), factor):
             if not self.locked():
                 if checks > 1 and isinstance(self._leases, NotifiesRelease):
                     self._leases.notify(self._lease)  # a release wakes only one waiter
                 return Waited(released=True, checks=checks)
-            left = pause if deadline is None else deadline - self._clock()
-            if left <= 0:
-                return Waited(released=False, checks=checks)
-            self._pause(min(pause, left))
-            pause = min(pause * factor, maximum)
+        return Waited(released=False, checks=checks)
 
     def __enter__(self) -> Lock:  # noqa: PYI034 (Self needs Python 3.11)
         self.acquire()
@@ -339,6 +327,23 @@ class Lock:
         held.wake.set()
         if held.heartbeat is not None:
             held.heartbeat.join()
+
+    def _attempts(
+        self, timeout: float | None, pause: float, longest: float, factor: float
+    ) -> Iterator[int]:
+        """Yield the number of each attempt, from 1, and pause between them, for *timeout* seconds.
+
+        Each pause is *factor* times as long as the one before, up to *longest* seconds.
+        """
+        timeout = check_timeout(timeout)
+        end = math.inf if timeout is None else self._clock() + timeout
+        for number in itertools.count(1):
+            yield number
+            left = end - self._clock()
+            if left <= 0:
+                return
+            self._pause(min(pause, left))
+            pause = min(pause * factor, longest)
 
     def _pause(self, seconds: float) -> None:
         if isinstance(self._leases, NotifiesRelease):

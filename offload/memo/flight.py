@@ -39,7 +39,6 @@ _ATTEMPTS = 10  # to write a record that others change at the same time: forget,
 _IDLE = 3600.0  # seconds that the thread waits while nothing is computed
 _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.05, 1.0, 1.5  # seconds between attempts in `wait`
 
-
 _numbers = itertools.count()
 
 
@@ -328,13 +327,12 @@ class _Heartbeat:
         self._renew = renew
         self._clock = clock
         self._computations: dict[int, weakref.ref[Computation]] = {}
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
         self._wakes = math.inf  # when the thread looks again, at the latest
 
     def add(self, computation: Computation) -> None:
-        with self._lock:
+        with self._changed:
             self._computations[id(computation)] = weakref.ref(computation)
             if self._thread is None:
                 with suppress(RuntimeError):  # no more threads: the next computation tries again
@@ -343,7 +341,7 @@ class _Heartbeat:
                 self._changed.notify()
 
     def remove(self, computation: Computation) -> None:
-        with self._lock:
+        with self._changed:
             self._computations.pop(id(computation), None)
 
     def _live(self) -> list[Computation]:

@@ -71,15 +71,15 @@ def memoize(
             f"memoize: a {type(store).__name__} isn't a store: pass an open one, as in "
             "@memoize(open_store('redis://…')); with an app, use @offload.memoize(…)"
         )
+    counters, own_code = Counters(), Scope()
     contents = PerProcess(lambda: ContentStore(store, Registry(("json",)), Settings(), counters))
-    counters = Counters()
     return remembering(
         contents.get,
         Results(contents.get, counters),
         counters,
         default_ttl=lambda: _FOREVER,
         given_ttl=ttl,
-        code_scope=_own_module,
+        code_scope=lambda: own_code,
         version=version,
         ignore=ignore,
         key=key,
@@ -87,13 +87,6 @@ def memoize(
         lease=lease,
         grace=lambda: _GRACE,
     )
-
-
-_SCOPE = Scope()
-
-
-def _own_module() -> Scope:
-    return _SCOPE
 
 
 def remembering(

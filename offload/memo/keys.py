@@ -264,8 +264,6 @@ def digest_of_value(
         scalar = encode_scalar(value)
         if scalar is not None and (root := small_root(*scalar, limit=chunk_size)) is not None:
             return digest_of_few(root, None if named_by is None else named_by.names).encode()
-        payload = serializers.encode_exactly(value)
-        return pack(payload, limit=chunk_size, key=named_by).digest.encode()
     if isinstance(value, Ref):
         if value.is_local:
             value = value.get()

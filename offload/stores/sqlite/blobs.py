@@ -242,9 +242,8 @@ class SQLiteBlobs:
         while True:
             with self._database.reading() as connection:
                 free = connection.execute("PRAGMA freelist_count").fetchone()[0]
-                if (
-                    not 0 < free < before
-                ):  # nothing to free, or an operator's VACUUM turned this off
+                # Nothing is free, or an operator's VACUUM turned freeing off.
+                if not 0 < free < before:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                     return
                 before = free

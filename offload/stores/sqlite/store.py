@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from sqlite3 import Connection
 
 from offload.stores.bases import REMEMBER
 from offload.stores.capabilities import SmallFile
@@ -13,6 +14,9 @@ from offload.stores.protocols import LeaseInfo, SweepItem
 from offload.stores.sqlite.blobs import SQLiteBlobs
 from offload.stores.sqlite.database import Database
 from offload.stores.url import StoreURL, boolean, file_mode, seconds
+
+_POINTER = "SELECT value FROM pointer WHERE name = ?"
+_FILE = "SELECT content FROM file WHERE name = ?"
 
 
 class SQLiteStore:
@@ -78,19 +82,16 @@ class SQLitePointers:
         return self.read_all([name])[0]
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        query = "SELECT value FROM pointer WHERE name = ?"
-        checked = [(check_name(name),) for name in names]
+        checked = list(map(check_name, names))
         with self._database.reading() as connection:
-            rows = [connection.execute(query, name).fetchone() for name in checked]
-        return [None if row is None else row[0] for row in rows]
+            return [_value(connection, _POINTER, name) for name in checked]
 
     def swap(self, name: str, expected: bytes | None, value: bytes | None) -> bool:
         check_name(name)
         if value is not None:
             check_value(value)
         with self._database.writing() as connection:
-            row = connection.execute("SELECT value FROM pointer WHERE name = ?", (name,)).fetchone()
-            if (None if row is None else row[0]) != expected:
+            if _value(connection, _POINTER, name) != expected:
                 return False
             if value is None:
                 connection.execute("DELETE FROM pointer WHERE name = ?", (name,))
@@ -196,10 +197,8 @@ class SQLiteFiles:
         return [SmallFile(name, size, f"{written}-{size}", written) for name, size, written in rows]
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
-        query = "SELECT content FROM file WHERE name = ?"
         with self._database.reading() as connection:
-            rows = [connection.execute(query, (name,)).fetchone() for name in names]
-        return [None if row is None else row[0] for row in rows]
+            return [_value(connection, _FILE, name) for name in names]
 
     def write(self, name: str, content: bytes) -> None:
         with self._database.writing() as connection:
@@ -217,3 +216,8 @@ class SQLiteFiles:
 
     def sure_time(self) -> float:
         return self._database.now()
+
+
+def _value(connection: Connection, query: str, name: str) -> bytes | None:
+    row = connection.execute(query, (name,)).fetchone()
+    return None if row is None else row[0]
