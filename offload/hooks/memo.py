@@ -83,7 +83,7 @@ class Call:
         claimed = self._claimed
         if claimed is not None:
             self._claimed = None
-            self._found = self._memos.answered(self.function.name, claimed)
+            self._found = self._memos.attempt(self.function.name, claimed)
         return self._found
 
     @property
@@ -208,11 +208,11 @@ class Memos:
         found = call.found
         return isinstance(found, Busy) or (isinstance(found, Answer) and not known.reads)
 
-    def answered(self, name: str, claimed: Callable[[], Found]) -> Found | None:
-        """Return what *claimed* waits for; None if that fails, which is counted and logged."""
+    def attempt(self, name: str, act: Callable[[], T]) -> T | None:
+        """Return what *act* does; None if it fails, which is counted and logged."""
         token = about_now.set((name, ""))
         try:
-            return claimed()
+            return act()
         except SoftTimeLimitExceeded:
             raise
         except Exception as exc:
@@ -234,8 +234,8 @@ class Memos:
         A failure is counted and logged.
         """
         memo, name = call.options.memo, call.function.name
-        token = about_now.set((name, ""))
-        try:
+
+        def remember() -> Callable[[], None]:
             ttl = result_ttl(self._runtime, call.options) if memo is True else float(memo or 0)
             return self.results.remember(
                 computation,
@@ -248,13 +248,8 @@ class Memos:
                 serializer=call.function.context,
                 later=self._settle_soon if self._runtime.is_worker else None,
             )
-        except SoftTimeLimitExceeded:
-            raise
-        except Exception as exc:
-            self.results.uncached(f"task {name!r}", exc)
-            return None
-        finally:
-            about_now.reset(token)
+
+        return self.attempt(name, remember)
 
     def finish(self, name: str, finish: Callable[[], None]) -> None:
         """Call *finish*; count and log its failure, also a time limit: the outcome is known."""
