@@ -13,7 +13,7 @@ from offload.doctor.servers import Capacity
 from offload.doctor.store import StoreState, TierState
 from offload.inspect import Level
 from offload.metrics.latest import Noted
-from offload.metrics.report import Figures
+from offload.metrics.report import OUTSIDE, Figures
 from offload.text import human_count, human_latency, human_number, human_size, some
 
 _FULL = 0.9  # used share of a server's memory or space above which a card warns
@@ -232,9 +232,14 @@ class ErrorRow:
     latest: Noted | None = None
 
     @property
+    def task(self) -> str:
+        """Task of the latest error, as shown to people; "" if unknown."""
+        return "" if self.latest is None else self.latest.task or OUTSIDE
+
+    @property
     def link(self) -> str:
         """Path of the latest error's task page below the dashboard's root; "" if unknown."""
-        if self.latest is None or not self.latest.task:
+        if self.latest is None:
             return ""
         return "/task?" + urlencode({"name": self.latest.task}) + "#errors"
 

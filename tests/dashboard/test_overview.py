@@ -173,6 +173,16 @@ def test_an_error_is_shown_with_its_task(shop):
     assert link in client.get("/").text
 
 
+def test_an_error_outside_tasks_is_shown_as_such(shop):
+    """The latest error that no task had is linked, too, to the page of what is outside tasks."""
+    shop.hook.counters.failed(BlobMissing("b3:12 is missing"))
+    client = shop.client()
+    assert '/task?name=#errors">(outside tasks)</a> · ' in client.get("/").text
+    page = client.get("/task?name=").text
+    assert "<h1>(outside tasks)" in page
+    assert "b3:12 is missing" in page
+
+
 def test_a_reset_forgets_errors(shop):
     """`stats --reset` forgets the latest errors as well."""
     shop.hook.counters.failed(BlobMissing("it is missing"))
