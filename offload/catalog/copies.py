@@ -138,15 +138,13 @@ class LocalCopies:
         pointer = record_pointer(record.bucket, record.name, record.key)
         value = write_record(record, pointer, remote.signing.keys)
         try:
-            if self._pointers.read(pointer) == value:
-                found = self._read(record, own)
-                if found is not None:
-                    remote.counters.object_hit()
-                    self._use(pointer)
-                    return found[0]
-                self._fetch(record, ref, remote, every=True)
-            else:
-                self._fetch(record, ref, remote, every=False)
+            was_copied = self._pointers.read(pointer) == value
+            found = self._read(record, own) if was_copied else None
+            if found is not None:
+                remote.counters.object_hit()
+                self._use(pointer)
+                return found[0]
+            self._fetch(record, ref, remote, every=was_copied)
             found = self._read(record, own)
             if found is None:  # another value's part of it was damaged
                 self._fetch(record, ref, remote, every=True)

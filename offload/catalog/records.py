@@ -183,7 +183,7 @@ def check_metadata(metadata: Any, *, encrypted: bool = False) -> Any:
     """
     limit = MAX_ENCRYPTED if encrypted else MAX_METADATA
     try:
-        text = json.dumps(metadata, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(metadata, allow_nan=False, **_COMPACT)
         size = len(text.encode())
         same = size > limit or json.loads(text) == metadata
     except (TypeError, ValueError, RecursionError) as exc:

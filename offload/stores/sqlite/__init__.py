@@ -11,6 +11,8 @@
 
 It relies on a local disk, because SQLite's write-ahead log needs memory shared by all processes,
 which network file systems lack, and on a single clock: the machine's.
+
+Queries read ``until + 0.0``, which is a number even if another program wrote something else there.
 """
 
 from __future__ import annotations
