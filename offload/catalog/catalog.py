@@ -256,13 +256,12 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
     def _remove_versions(self, name: str, version: str | int | None) -> int:
         pointers = self._pointers
         name = check_name(name)
-        known = pointers.state(name)
+        _, state = pointers.state(name)
         if version is None:
-            places = map(object_of, pointers.records_of(name, known[1]))
+            places = map(object_of, pointers.records_of(name, state))
             keys = [place.key for place in places if place is not None]
         else:
             keys = [self._key(name, version)]
-        state = known[1]
         removed = []
         for key in reversed(keys):  # the highest number is noted first, and once
             if self._remove(name, key, state):

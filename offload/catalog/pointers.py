@@ -43,7 +43,7 @@ T = TypeVar("T")
 READ_AT_ONCE = 500
 """Records read in one round trip."""
 _FIRST_LOOK = 8  # versions of which the newest is looked for at first
-_TURNS = 200
+_TURNS = 200  # attempts to change a state that others change at the same time
 
 State = tuple[bytes | None, NameState]
 """A name's state, and its pointer's value."""
