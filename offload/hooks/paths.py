@@ -113,18 +113,23 @@ def container_without_paths(value: object, kinds: tuple[type, ...]) -> Any | Non
     """Return the first container in *value* that no path leads into, such as a set, and that holds
     one of *kinds*; None if there is none.
     """
+    found: list[Any] = []
     seen: set[int] = set()
     waiting: list[Any] = [value]
     while waiting:
         each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
         if not has_paths(each):
-            if not isinstance(each, kinds) and contains(each, kinds):
-                return each
-        elif id(each) not in seen:
-            seen.add(id(each))
+            found.append(each)
+        else:
             items = each.values() if isinstance(each, dict) else each
             waiting += [item for item in items if isinstance(item, _HOLDERS)]
-    return None
+    found = [each for each in found if not isinstance(each, kinds)]
+    if not contains(found, kinds):  # looks once at what several of them share
+        return None
+    return next(each for each in found if contains(each, kinds))
 
 
 def has_sharing(value: object) -> bool:

@@ -12,8 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload import InvalidRef, LostValue, Ref
+from offload.hooks import paths
 from offload.hooks.message import restore_refs
-from offload.hooks.paths import contains, is_signature, label, replace_each
+from offload.hooks.paths import (
+    container_without_paths,
+    contains,
+    is_signature,
+    label,
+    replace_each,
+)
 from offload.serializers.plain import MANY, is_data
 
 app = Celery("paths", broker="memory://", set_as_current=False)
@@ -121,6 +128,22 @@ def test_contains():
     cycle = []
     cycle.append(cycle)
     assert not contains(cycle, (Ref,))
+
+
+def test_container_without_paths(monkeypatch):
+    """It finds the set or other container with a Ref that no path leads to, and looks once at what
+    several of them share.
+    """
+    ref = Ref.local(1)
+    holding = {ref}
+    assert container_without_paths([1, {"a": (holding,)}], (Ref,)) is holding
+    assert container_without_paths([ref, {"a": ref}, {1}], (Ref,)) is None
+    assert container_without_paths(ref, (Ref,)) is None
+    looked = []
+    monkeypatch.setattr(paths, "contains", lambda *args: looked.append(args) or contains(*args))
+    shared = [1]
+    assert container_without_paths([deque([shared]) for _ in range(1000)], (Ref,)) is None
+    assert len(looked) == 1
 
 
 def test_contains_visits_each_container_once():
