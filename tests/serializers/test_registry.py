@@ -332,3 +332,24 @@ def test_what_a_payload_tells_is_not_tried(value, monkeypatch):
     payload = registry.encode(value, "json")
     monkeypatch.setattr(kombu, "carries", None)
     assert registry.carries(value, "json", payload)
+
+
+@pytest.mark.parametrize("item", ((1,), {"a": [(1,)]}))
+def test_tuples_among_many_containers_arrive_as_sent(item):
+    """A value that must arrive unchanged keeps its tuples, however many containers are around."""
+    registry = Registry({"json"})
+    value = [*([n] for n in range(2 * MANY)), [item]]
+    payload = registry.encode_exactly(value)
+    assert registry.decode(payload.serializer, payload.head, payload.buffers) == value
+
+
+def test_a_check_of_many_containers_takes_memory_once():
+    """Whether JSON delivers a value as it is is found out with one copy of its data at a time."""
+    value = [[f"{n:0>1000}"] for n in range(2000)]
+    tracemalloc.start()
+    try:
+        assert is_plain(value)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.6 * len(orjson.dumps(value))
