@@ -61,7 +61,7 @@ _ROOTS = frozenset({"args", "kwargs", "callbacks", "errbacks", "chain", "chord"}
 _ARGUMENTS = frozenset({"args", "kwargs"})
 _PARTS = frozenset({int, str})
 _KEYS: Mapping[Any, type] = {"args": int, "kwargs": str}
-_LONGEST_PATH = 256  # keys
+LONGEST_PATH = 256  # keys
 _LATEST = 1 << 53  # later than any time
 _DEEPEST = 100  # levels of containers in which unverified references are searched for
 _NO_OPTIONS = TaskOptions.read(None, "message")
@@ -199,7 +199,7 @@ def _paths(data: Any, roots: frozenset[str]) -> Sequence[Path]:
     for path in data:
         if (
             not isinstance(path, (list, tuple))
-            or not 2 <= len(path) <= _LONGEST_PATH
+            or not 2 <= len(path) <= LONGEST_PATH
             or not isinstance(path[0], str)
             or path[0] not in roots
             or not _PARTS.issuperset(map(type, path))

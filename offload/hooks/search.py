@@ -11,7 +11,7 @@ from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601
 
 from offload.errors import OffloadError, SerializationError
-from offload.hooks.message import check_paths, described, no_path_error
+from offload.hooks.message import LONGEST_PATH, check_paths, described, no_path_error
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import WORTH, Outgoing, Slot
 from offload.hooks.paths import (
@@ -209,6 +209,15 @@ class _Search:
         out = self.out
         if self.least and certainly_small(value, self.least - 1, out.serializer):
             return
+        if len(path) > LONGEST_PATH:  # readers refuse paths to it, so it stays in the message
+            if contains(value, (Ref, LostValue)):
+                raise SerializationError(
+                    f"task {self.task!r}, {argument:.100}…: cannot send references that are nested "
+                    f"so deeply: a path to one has at most {LONGEST_PATH} keys",
+                    task=self.task,
+                    argument=argument,
+                )
+            return
         if isinstance(value, Ref):
             self._ref(value, path, argument)
         elif isinstance(value, LostValue):
@@ -276,6 +285,7 @@ class _Search:
     def _shared(self, value: Any, path: Path, argument: str) -> None:
         """Find the references only: a path into a shared container would split it."""
         check_paths(self.task, argument, value)
+        replace_refs(value, lambda lost: self.value(lost, path, argument), LostValue)  # refuses it
         found: dict[int, Ref[Any]] = {}
         replace_refs(value, lambda ref: found.setdefault(id(ref), ref))
         search = replace(self, signature=self.signature or tuple(path))

@@ -18,6 +18,7 @@ from offload import (
     ConfigurationError,
     IntegrityError,
     InvalidRef,
+    LostValue,
     Offload,
     Ref,
     SerializationError,
@@ -1040,6 +1041,80 @@ def test_a_signature_in_lists_that_share_each_other():
     see.delay(nested)
     wire.work()
     assert seen == [(BIG,)]
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
+def test_references_nested_too_deeply_are_refused(native):
+    """A reference is refused where readers of the message would refuse the path to it."""
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native, "json"]})
+    echo = wire.app.task(name="echo", shared=False)(same)
+    nested = [wire.hook.put(BIG)]
+    for _ in range(253):
+        nested = [nested]
+    found = wire.run(echo, nested)
+    while isinstance(found, list):
+        (found,) = found
+    assert found == BIG
+    with pytest.raises(SerializationError, match=r"'echo', value.*nested so deeply"):
+        echo.delay([nested])
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack"))
+def test_a_signature_nested_deeply_keeps_its_values(native):
+    """A signature that no path can lead into travels as in plain Celery, with its values."""
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]}, threshold=0)
+    seen = []
+
+    @wire.app.task(name="see", shared=False)
+    def see(value):
+        while isinstance(value, list):
+            (value,) = value
+        seen.append(value["args"])
+
+    for depth in (252, 253, 254, 260, 400):
+        nested = see.s(BIG)
+        for _ in range(depth):
+            nested = [nested]
+        see.delay(nested)
+        wire.work()
+        assert list(seen.pop()) == [BIG]
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
+@pytest.mark.parametrize(
+    "within",
+    (
+        lambda value: value,
+        lambda value: [value],
+        lambda value: {"a": [value, *([n] for n in range(100))]},
+        lambda value: {"a": {value}},
+        lambda value: [[value]] * 2,
+        lambda value: [[{value}]] * 2,
+    ),
+    ids=("argument", "list", "many", "set", "shared", "shared set"),
+)
+def test_a_lost_value_is_not_sent(native, within):
+    """A placeholder of a value that was lost isn't sent to a task as text, wherever it is."""
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
+    echo = wire.app.task(name="echo", shared=False)(same)
+    lost = LostValue.of(wire.hook.put(BIG), BlobMissing("gone"))
+    with pytest.raises(SerializationError, match="'echo', value"):
+        echo.delay(within(lost))
+    assert wire.take() is None
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack"))
+@pytest.mark.parametrize("others", (0, 100))
+def test_a_signature_among_others_is_found(native, others):
+    """A large value in a signature in a list is replaced, and not the list, however long it is."""
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
+    echo = wire.app.task(name="echo", shared=False)(same)
+    items = [[n] for n in range(others)]
+    args, _, _ = wire.body(echo, [echo.s(BIG), *items])
+    found, *rest = args[0]
+    assert found["task"] == "echo"
+    assert BIG not in found["args"]
+    assert rest == items
 
 
 @pytest.mark.parametrize("native", ("json", "msgpack", "yaml"))
