@@ -26,7 +26,7 @@ from offload.content.memory import allocate
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError, InvalidRef, OffloadError
 from offload.hooks.celery_internals import patch
-from offload.hooks.message import check_paths, described, no_path_error
+from offload.hooks.message import check_paths, cycle_error, described, no_path_error
 from offload.hooks.paths import (
     contains,
     has_paths,
@@ -120,7 +120,12 @@ def _find(
 
 
 def _refs(
-    runtime: Runtime, task: str, value: Any, path: tuple[Any, ...], serializer: str
+    runtime: Runtime,
+    task: str,
+    value: Any,
+    path: tuple[Any, ...],
+    serializer: str,
+    around: tuple[int, ...] = (),
 ) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
     if isinstance(value, Ref):
         yield path, value
@@ -134,8 +139,11 @@ def _refs(
         check_paths(task, label(path, runtime.tasks[task].parameters), value)
         return
     if has_paths(value) and contains(value, (Ref, Signature)):
+        if id(value) in around:
+            raise cycle_error(task, label(path, runtime.tasks[task].parameters), value)
+        around = (*around, id(value))
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _refs(runtime, task, item, (*path, key), serializer)
+            yield from _refs(runtime, task, item, (*path, key), serializer, around)
     elif type(value) not in _SCALARS:
         argument = label(path, runtime.tasks[task].parameters)
         if contains(value, (Ref,)):

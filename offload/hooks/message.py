@@ -433,6 +433,15 @@ def no_path_error(task: str, argument: str, value: object) -> SerializationError
     )
 
 
+def cycle_error(task: str, argument: str, value: object) -> SerializationError:
+    return SerializationError(
+        f"task {task!r}, {argument}: cannot send references in a {type_name(value)} that contains "
+        "itself",
+        task=task,
+        argument=argument,
+    )
+
+
 def check_paths(task: str, argument: str, value: object) -> None:
     """Raise SerializationError if *value* has a Ref or LostValue that no path leads to."""
     container = container_without_paths(value, (Ref, LostValue))

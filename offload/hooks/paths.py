@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain, compress
+from math import inf
 from typing import Any, Union
 
 from celery.canvas import Signature
@@ -152,18 +153,18 @@ def has_paths(value: object) -> bool:
     return _is_container(type(value))
 
 
-def unfolded_size(value: object) -> int:
+def unfolded_size(value: object) -> float:
     """Return how many containers *value* has, if those that occur several times are counted each
-    time.
+    time: infinitely many if one contains itself.
     """
     return _unfolded_size(value, {})
 
 
-def _unfolded_size(value: Any, known: dict[int, int]) -> int:
+def _unfolded_size(value: Any, known: dict[int, float]) -> float:
     if not _is_container(type(value)):
         return 0
     if id(value) not in known:
-        known[id(value)] = 0  # in a cycle
+        known[id(value)] = inf  # in a cycle
         items = value.values() if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_unfolded_size(item, known) for item in items)
     return known[id(value)]

@@ -11,7 +11,7 @@ from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601
 
 from offload.errors import OffloadError, SerializationError
-from offload.hooks.message import LONGEST_PATH, check_paths, described, no_path_error
+from offload.hooks.message import LONGEST_PATH, check_paths, cycle_error, described, no_path_error
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import WORTH, Outgoing, Slot
 from offload.hooks.paths import (
@@ -28,7 +28,6 @@ from offload.ref import LostValue, Ref
 from offload.serializers.choose import certainly_small
 from offload.serializers.plain import is_data
 from offload.settings import TaskOptions
-from offload.text import type_name
 
 _LINKS = ("link", "link_error", "chord", "chain")
 _LARGE = frozenset({*_LINKS, "offload"})
@@ -263,12 +262,7 @@ class _Search:
 
     def _container(self, value: Any, path: Path, argument: str) -> None:
         if id(value) in self.out.entered:
-            raise SerializationError(
-                f"task {self.task!r}, {argument}: cannot send references in a "
-                f"{type_name(value)} that contains itself",
-                task=self.task,
-                argument=argument,
-            )
+            raise cycle_error(self.task, argument, value)
         if self._must_stay_shared(value):
             self._shared(value, path, argument)
             return

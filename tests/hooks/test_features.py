@@ -1043,6 +1043,26 @@ def test_a_signature_in_lists_that_share_each_other():
     assert seen == [(BIG,)]
 
 
+def test_a_signature_in_a_cycle():
+    """Under pickle, a list that contains itself and a signature is sent as in plain Celery, and a
+    reference in the signature is resolved.
+    """
+    wire = make_wire(conf={"task_serializer": "pickle"})
+    seen = []
+
+    @wire.app.task(name="see", shared=False)
+    def see(value):
+        seen.append(value)
+
+    for value in (1, wire.hook.put(BIG)):
+        cycle = [see.s(value)]
+        cycle.append(cycle)
+        see.delay(cycle)
+    wire.work()
+    assert [list(found[0]["args"]) for found in seen] == [[1], [BIG]]
+    assert all(found[1] is found for found in seen)
+
+
 @pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
 def test_references_nested_too_deeply_are_refused(native):
     """A reference is refused where readers of the message would refuse the path to it."""
@@ -1117,10 +1137,12 @@ def test_a_signature_among_others_is_found(native, others):
     assert rest == items
 
 
+@pytest.mark.parametrize("eager", (False, True))
 @pytest.mark.parametrize("native", ("json", "msgpack", "yaml"))
-def test_references_in_a_cycle_are_refused_elsewhere(native):
+def test_references_in_a_cycle_are_refused_elsewhere(native, eager):
     """Other serializers refuse references in a list that contains itself."""
-    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
+    conf = {"task_serializer": native, "accept_content": [native], "task_always_eager": eager}
+    wire = make_wire(conf=conf)
     echo = wire.app.task(name="echo", shared=False)(same)
     cyclic = [wire.hook.put(BIG)]
     cyclic.append(cyclic)

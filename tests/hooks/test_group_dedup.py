@@ -242,6 +242,7 @@ def test_a_value_whose_own_code_serializes_it_is_serialized_again(native, within
         lambda value: np.array([(1, value)], dtype=[("a", "i4"), ("b", "O")]),
         lambda value: pd.DataFrame({"a": [1], "b": [value]}),
         lambda value: pd.Series([value], name="b"),
+        lambda value: [{value}],
         lambda value: pd.DataFrame({"a": pd.Categorical([value])}),
         lambda value: pd.Categorical([value]),
         lambda value: pd.DataFrame({"a": [1]}, index=pd.CategoricalIndex([value])),
@@ -251,7 +252,7 @@ def test_a_value_whose_own_code_serializes_it_is_serialized_again(native, within
         lambda value: xr.Dataset({"x": ("y", np.array([value], object))}),
     ),
     ids=(
-        *("array", "structured array", "frame", "series", "categories", "categorical"),
+        *("array", "structured array", "frame", "series", "set", "categories", "categorical"),
         *("categorical index", "multi-index", "sparse", "attributes", "dataset"),
     ),
 )
