@@ -194,3 +194,12 @@ def test_preload_options_are_accepted(project):
         store="memory://",
     )
     project.run("gc")
+
+
+@pytest.mark.parametrize("command", (("dashboard", "--token", "t" * 32), ("exporter",)))
+def test_an_ipv6_address_is_written_as_in_urls(unavailable, command):
+    """An IPv6 address that can't be served, here one for documentation only, is in brackets."""
+    words = [*command, "--host", "2001:db8::1", "--port", "9541"]
+    done = CliRunner().invoke(offload, words, obj=unavailable)
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: can't listen on [2001:db8::1]:9541: ")
