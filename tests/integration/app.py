@@ -187,20 +187,25 @@ def flaky_changed(self: Any, value: Any, times: int = 0, **kwargs: Any) -> Any:
     return [value, kwargs, self.request.retries]
 
 
+PAUSE = 0.3
+"""Seconds before a retry that may fail for good: Celery stores the state of an attempt after it has
+sent the next one, and on a busy machine would put RETRY in the place of that one's FAILURE."""
+
+
 @app.task(bind=True)
 def never(self: Any, value: Any) -> Any:
-    raise self.retry(exc=KeyError("never", value["rows"][0]), countdown=0.05, max_retries=2)
+    raise self.retry(exc=KeyError("never", value["rows"][0]), countdown=PAUSE, max_retries=2)
 
 
 @app.task(bind=True, max_retries=1)
 def never_by_itself(self: Any, value: Any) -> Any:
-    raise self.retry(countdown=0.05)
+    raise self.retry(countdown=PAUSE)
 
 
 @app.task(
     bind=True,
     autoretry_for=(LookupError,),
-    retry_kwargs={"max_retries": 3, "countdown": 0.05},
+    retry_kwargs={"max_retries": 3, "countdown": PAUSE},
 )
 def autoretried(self: Any, value: Any, times: int) -> Any:
     if self.request.retries < times:

@@ -490,6 +490,7 @@ def test_heads_with_anything_in_them_raise_typed_errors(types, body, buffer):
 def test_names_in_data_import_nothing(types, monkeypatch):
     """A name in data is looked up among registrations only, whatever module it names."""
     monkeypatch.setattr(registry, "_active", {})
+    monkeypatch.setattr(registry, "_by_name", {})  # an earlier test may have used a package's types
     for package in ("torch", "xarray", "scipy.sparse", "PIL.Image"):
         monkeypatch.setitem(sys.modules, package, None)
         monkeypatch.delitem(sys.modules, package)
