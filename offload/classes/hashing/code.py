@@ -208,7 +208,8 @@ def _instructions(code: CodeType, docs: bool) -> tuple[list[tuple[int, int, int]
             continue
         numbers.append(len(found))
         if op not in (_CACHE, dis.EXTENDED_ARG):
-            found.append((unit, op, argument))
+            # Python 3.10 leaves a meaningless argument in a NOP that replaced an instruction.
+            found.append((unit, op, argument if op >= dis.HAVE_ARGUMENT else 0))
     return found, [*numbers, len(found)]
 
 
