@@ -21,7 +21,7 @@ class Track:
 
 @pytest.fixture
 def wire(monkeypatch):
-    for name in ("_by_type", "_by_name"):
+    for name in ("_by_type", "_by_name", "_active"):
         monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
     for name in ("_encoders", "_decoders"):
         monkeypatch.setattr(kombu_json, name, dict(getattr(kombu_json, name)))

@@ -196,7 +196,8 @@ class Types:
 
     @staticmethod
     def _state():
-        return dict(registry._by_type), dict(registry._by_name), list(registry._pending)
+        tables = registry._by_type, registry._by_name, registry._active
+        return [dict(table) for table in tables], list(registry._pending)
 
     def clear(self):
         """Forget what the test has registered; `restore` brings it back."""
@@ -208,8 +209,10 @@ class Types:
 
     @staticmethod
     def _set(state):
-        by_type, by_name, pending = state
-        for now, wanted in ((registry._by_type, by_type), (registry._by_name, by_name)):
+        tables, pending = state
+        # With `_active`: packages whose types were first used in the test are found again later.
+        current = registry._by_type, registry._by_name, registry._active
+        for now, wanted in zip(current, tables, strict=True):
             now.clear()
             now.update(wanted)
         registry._pending[:] = pending
