@@ -69,6 +69,16 @@ def test_an_import_of_the_top_is_found(tree):
     assert "offload.errors -> offload" in done.stdout
 
 
+def test_an_import_of_the_extension_is_found(tree):
+    """Only `offload/__init__.py` imports the module of class `Offload`."""
+    path = tree / "offload" / "dashboard" / "app.py"
+    path.write_text(f"{path.read_text()}\n\nfrom offload.hooks import extension\n")
+    done = check(tree)
+    assert done.returncode == 1
+    assert "1 broken" in done.stdout
+    assert "offload.dashboard.app -> offload.hooks.extension" in done.stdout
+
+
 def test_private_parts_of_other_packages_are_imported_in_one_place(root):
     """Only modules named ``*_internals``, each with tests of its own, import private names of other
     packages; ruff refuses private attributes elsewhere.
