@@ -35,6 +35,8 @@ def importer(obj: Any) -> Callable[[], Any] | None:
     if isinstance(obj, type) or not callable(obj) or type(obj).__module__ not in _TYPES_OF:
         return None
     module = getattr(obj, "__module__", None)
+    if module is None and type(obj).__module__ == "numpy":  # ufuncs, before numpy 2.2
+        module = "numpy"
     name: Any = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "")
     if not isinstance(module, str) or module == "__main__" or find_object(module, name) is not obj:
         return None
