@@ -88,6 +88,11 @@ _MADE_BY_PYDANTIC = frozenset(
         "__signature__",
     }
 )
+_COMPUTED = frozenset({"model_computed_fields", "__pydantic_computed_fields__"})
+"""Attributes that repeat part of the decorators, which are hashed. Before pydantic 2.11, they
+stay as they were when a use of the model completes the decorators.
+"""
+
 _DERIVED = frozenset(
     {
         "annotation",
@@ -106,8 +111,10 @@ _DERIVED = frozenset(
 
 def model_attributes(own: Mapping[str, Any]) -> AbstractSet[str]:
     """Return the attributes that pydantic derived from others, if *own* are those of a model."""
-    is_model = "__pydantic_decorators__" in own or "__pydantic_validator__" in own
-    return _MADE_BY_PYDANTIC if is_model else frozenset()
+    if not ("__pydantic_decorators__" in own or "__pydantic_validator__" in own):
+        return frozenset()
+    renews = "__pydantic_setattr_handlers__" in own  # with the decorators, from pydantic 2.11 on
+    return _MADE_BY_PYDANTIC if renews else _MADE_BY_PYDANTIC | _COMPUTED
 
 
 def state_of(value: Any, state: Any) -> Any:
