@@ -228,8 +228,9 @@ if "fork" in sys.argv:
 
 
 def run(*words):
+    warned = "ignore:This process:DeprecationWarning"  # has threads and forks, from Python 3.12 on
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *words],
+        [sys.executable, "-W", warned, "-c", SCRIPT, *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

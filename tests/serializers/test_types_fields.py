@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import InitVar, dataclass, field
 from datetime import date, datetime, timezone
 from decimal import Decimal
+from inspect import signature
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -282,9 +283,11 @@ def test_pydantic_validates_what_arrives(types):
     """Data that a model doesn't accept raises an error with field and kind, without the value."""
     register_type(Item)
     name = registry.find(Item).name
+    by_name = "by_name" in signature(Item.model_validate).parameters
+    named = "number" if by_name else "a field"  # pydantic before 2.11 names the alias instead
     for fields in ({"number": SECRET}, {"number": -1}, {}):
         head = orjson.dumps({"registered": [name, 1, {"json": {"fields": fields}}]})
-        with pytest.raises(DeserializationError, match=r"invalid: number \(") as caught:
+        with pytest.raises(DeserializationError, match=rf"invalid: {named} \(") as caught:
             Registry({"json"}).decode("tree", head, [])
         assert SECRET not in str(caught.value)
     for data in ({"fields": {"number": 1}, "private": {"__class__": 1}}, {"fields": 5}, 5):
