@@ -21,6 +21,7 @@ from offload import FailureTruncated, StoreUnavailable
 from offload.hooks import requests
 from offload.inspect.values import describe_task
 from tests.support.processes import wait_until
+from tests.support.sql_results import new_database
 from tests.support.wire import Wire, make_wire
 
 MESSAGE = "no rows in " + "x" * 100_000
@@ -191,11 +192,11 @@ def short(described):
 
 def conf_of(backend, serializer, folder):
     urls = {
-        "cache": "cache+memory://",
-        "database": f"db+sqlite:///{folder}/results{next(number)}.db",
-        "files": f"file://{folder}",
+        "cache": lambda: "cache+memory://",
+        "database": lambda: new_database(folder / f"results{next(number)}.db"),
+        "files": lambda: f"file://{folder}",
     }
-    return {"result_backend": urls[backend], "result_serializer": serializer}
+    return {"result_backend": urls[backend](), "result_serializer": serializer}
 
 
 def test_a_failure_of_two_megabytes_is_stored_once(tmp_path):

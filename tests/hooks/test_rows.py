@@ -17,6 +17,7 @@ from offload.stores.memory import MemoryStore
 from offload.testing.store import FakeClock
 from tests.support.content import set_clock
 from tests.support.django_database import use_database
+from tests.support.sql_results import new_database
 from tests.support.wire import make_wire
 
 DAY = 86400.0
@@ -73,7 +74,7 @@ def _sqlalchemy(folder):
                     {"done": older.strftime("%Y-%m-%d %H:%M:%S.%f"), "id": number},
                 )
 
-    return f"db+sqlite:///{folder}/results.db", age
+    return new_database(folder / "results.db"), age
 
 
 def _django(folder):
