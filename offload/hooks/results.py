@@ -188,7 +188,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         finally:
             _read.reset(token)
         if made is not None or read or (own is not None and own.state is not None):
-            replace_state(runtime, own, request, made, read)
+            replace_state(runtime, backend, task_id, own, request, made, read, has_rows=has_rows)
         if own is not None:
             own.has_stored = True
         return done.value if type(done) is Encoded else done

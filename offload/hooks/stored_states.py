@@ -130,23 +130,32 @@ def read_row(
 
 def replace_state(
     runtime: Runtime,
+    backend: Any,
+    task_id: str,
     delivery: Delivery | None,
     request: Any,
     made: _Made | None,
     read: Iterable[Any],
+    *,
+    has_rows: bool,
 ) -> None:
     """Release the state that was replaced, and remember the one that replaced it.
 
     Args:
         read: the metadata that the backend had, if it was read.
+        has_rows: whether the backend is a database.
     """
     held = None if made is None else made.held
     former: dict[str, Ref[Any]] = {}
     for meta in read:
         if isinstance(meta, ResultMeta) and meta.holder:
             former[meta.holder] = Ref.unbound(meta.wire)
-        elif held is not None and meta["status"] == states.SUCCESS:
-            # A task that has succeeded before runs again, and Celery keeps its result.
+        elif (
+            held is not None
+            and meta["status"] == states.SUCCESS
+            # A task that has succeeded runs again. Celery keeps its result; some databases don't.
+            and (not has_rows or _has_succeeded(backend, task_id))
+        ):
             former[held[1]], held = held[0], None
     if delivery is not None:
         if delivery.state is not None:
@@ -158,6 +167,15 @@ def replace_state(
             runtime.part(Releaser).submit([ref.wire], name, _ONE_QUEUE)
         else:
             release(runtime, [ref], name, later=True)
+
+
+def _has_succeeded(backend: Any, task_id: str) -> bool:
+    """Return whether a database has the result of a task; False if it can't be read."""
+    try:
+        return bool(backend.get_task_meta(task_id, cache=False)["status"] == states.SUCCESS)
+    except Exception as exc:  # the new state is stored
+        logger.info("the state of %s keeps its value until it expires: %s", task_id, exc)
+        return False
 
 
 def part_failure(runtime: Runtime, backend: Any, request: Any, state: str, result: Any) -> Any:

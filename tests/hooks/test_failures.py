@@ -397,18 +397,6 @@ def test_a_killed_task_releases_its_progress(backend, state, tmp_path):
     wait_until(lambda: not holders(wire), "its progress is released")
 
 
-@pytest.mark.parametrize("backend", ("cache", "database"))
-def test_progress_of_a_finished_task_is_not_held(backend, tmp_path):
-    """Celery keeps the result of a task that has succeeded, so progress that a second run of its
-    message stores is dropped, and held no longer.
-    """
-    wire = with_tasks(offload_wire(conf_of(backend, "json", tmp_path)))
-    wire.app.backend.store_result("finished-id", 1, states.SUCCESS)
-    wire.app.tasks["fail"].update_state("finished-id", "PROGRESS", ROWS)
-    assert wire.app.AsyncResult("finished-id").get(timeout=10) == 1
-    assert holders(wire) == set()
-
-
 def test_progress_stored_by_others_releases_the_former():
     """A process that doesn't execute the task replaces and releases its large progress, too."""
     wire = with_tasks(offload_wire({}))

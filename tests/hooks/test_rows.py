@@ -6,6 +6,7 @@ import os
 from datetime import datetime, timedelta
 
 import pytest
+from celery import states
 from celery.exceptions import Ignore
 from sqlalchemy import create_engine, text
 
@@ -156,6 +157,18 @@ def test_rows_of_failures_and_progress_keep_their_values(wire):
     assert holders(wire) == {f"result:{failed.id}"}
     wire.app.tasks["celery.backend_cleanup"]()
     assert holders(wire) == set()
+
+
+def test_progress_after_a_success_is_held_where_it_is_stored(wire):
+    """Progress that a second run of a finished task stores is held where it replaces the result,
+    and dropped where Celery keeps the result.
+    """
+    wire.app.backend.store_result("finished-id", 1, states.SUCCESS)
+    wire.going.update_state("finished-id", "PROGRESS", BIG)
+    result = wire.app.AsyncResult("finished-id")
+    is_kept = result.state == states.SUCCESS
+    assert len(holders(wire)) == (0 if is_kept else 1)
+    assert result.info == (1 if is_kept else BIG)
 
 
 def test_a_row_that_expires_during_the_cleanup_is_released(wire):
