@@ -12,10 +12,12 @@ import threading
 import numpy as np
 import pytest
 from celery import Celery
+from celery.backends.database.models import Task
 from celery.backends.rpc import RPCBackend
 from celery.exceptions import MaxRetriesExceededError, SoftTimeLimitExceeded
 from celery.result import AsyncResult
 from kombu.transport.memory import Channel
+from sqlalchemy import PickleType
 
 from tests.support.sql_results import new_database
 from tests.support.wire import Wire, make_wire
@@ -173,6 +175,17 @@ if sys.version_info < (3, 11):
     del KINDS["group"]
 
 
+CHANGED_BY_SERIALIZERS = ("containers", "imitation")
+"""Kinds with tuples, which JSON makes lists, or with keys, which YAML sorts."""
+
+
+def database_pickles():
+    """Return whether Celery pickles results in databases, as older versions always do. There,
+    offload nevertheless stores large failures with the ``result_serializer``.
+    """
+    return isinstance(Task.__table__.c.result.type, PickleType)
+
+
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     """Keep Celery from logging the failures, which are large."""
@@ -259,6 +272,8 @@ def test_every_failure_is_as_on_plain_celery(backend, serializer, conf):
     """
     is_slow = serializer == "yaml" and backend != "cache"
     kinds = list(KINDS)[::3] if is_slow else list(KINDS)
+    if backend == "database" and serializer != "pickle" and database_pickles():
+        kinds = [kind for kind in kinds if kind not in CHANGED_BY_SERIALIZERS]
     outcomes = []
     for wire in wires(conf):
         ids = {wire.app.tasks["fail"].delay(kind).id: kind for kind in kinds}
