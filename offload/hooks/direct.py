@@ -130,25 +130,28 @@ def _refs(
     if isinstance(value, Ref):
         yield path, value
         return
+
+    def argument() -> str:
+        return label(path, runtime.tasks[task].parameters)
+
     is_pickle = serializer == "pickle"
     if is_pickle and (
         isinstance(value, Signature) or (contains(value, (Ref, Signature)) and has_sharing(value))
     ):
         # No path into a signature stays valid, as pickle takes it apart; and one into a shared
         # container would split it. But a Ref in them stays a Ref.
-        check_paths(task, label(path, runtime.tasks[task].parameters), value)
+        check_paths(task, argument(), value)
         return
     if has_paths(value) and contains(value, (Ref, Signature)):
         if id(value) in around:
-            raise cycle_error(task, label(path, runtime.tasks[task].parameters), value)
+            raise cycle_error(task, argument(), value)
         around = (*around, id(value))
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _refs(runtime, task, item, (*path, key), serializer, around)
     elif type(value) not in _SCALARS:
-        argument = label(path, runtime.tasks[task].parameters)
         if contains(value, (Ref,)):
-            raise no_path_error(task, argument, value)
-        ref = _copy(runtime, task, argument, value, serializer)
+            raise no_path_error(task, argument(), value)
+        ref = _copy(runtime, task, argument(), value, serializer)
         if ref is not None:
             yield path, ref
 

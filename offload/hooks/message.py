@@ -425,18 +425,22 @@ def without_refusal(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def no_path_error(task: str, argument: str, value: object) -> SerializationError:
-    return SerializationError(
-        f"task {task!r}, {argument}: cannot send references in a {type_name(value)}: put them into "
-        "a list, tuple, or dict, or pass the values",
-        task=task,
-        argument=argument,
-    )
+    where = f"in a {type_name(value)}: put them into a list, tuple, or dict, or pass the values"
+    return _cannot_send(task, argument, where)
 
 
 def cycle_error(task: str, argument: str, value: object) -> SerializationError:
+    return _cannot_send(task, argument, f"in a {type_name(value)} that contains itself")
+
+
+def depth_error(task: str, argument: str) -> SerializationError:
+    where = f"that are nested so deeply: a path to one has at most {LONGEST_PATH} keys"
+    return _cannot_send(task, argument, where, shown=f"{argument:.100}…")
+
+
+def _cannot_send(task: str, argument: str, where: str, shown: str = "") -> SerializationError:
     return SerializationError(
-        f"task {task!r}, {argument}: cannot send references in a {type_name(value)} that contains "
-        "itself",
+        f"task {task!r}, {shown or argument}: cannot send references {where}",
         task=task,
         argument=argument,
     )

@@ -11,7 +11,14 @@ from celery.canvas import Signature
 from celery.utils.time import maybe_iso8601
 
 from offload.errors import OffloadError, SerializationError
-from offload.hooks.message import LONGEST_PATH, check_paths, cycle_error, described, no_path_error
+from offload.hooks.message import (
+    LONGEST_PATH,
+    check_paths,
+    cycle_error,
+    depth_error,
+    described,
+    no_path_error,
+)
 from offload.hooks.options import TaskFacts
 from offload.hooks.outgoing import WORTH, Outgoing, Slot
 from offload.hooks.paths import (
@@ -210,12 +217,7 @@ class _Search:
             return
         if len(path) > LONGEST_PATH:  # readers refuse paths to it, so it stays in the message
             if contains(value, (Ref, LostValue)):
-                raise SerializationError(
-                    f"task {self.task!r}, {argument:.100}…: cannot send references that are nested "
-                    f"so deeply: a path to one has at most {LONGEST_PATH} keys",
-                    task=self.task,
-                    argument=argument,
-                )
+                raise depth_error(self.task, argument)
             return
         if isinstance(value, Ref):
             self._ref(value, path, argument)
