@@ -89,8 +89,8 @@ _MADE_BY_PYDANTIC = frozenset(
     }
 )
 _COMPUTED = frozenset({"model_computed_fields", "__pydantic_computed_fields__"})
-"""Attributes that repeat part of the decorators, which are hashed. Before pydantic 2.11, they
-stay as they were when a use of the model completes the decorators.
+"""Attributes that repeat part of the decorators, which are hashed. Before pydantic 2.11, the first
+use of a model completes the decorators, but not these attributes.
 """
 
 _DERIVED = frozenset(

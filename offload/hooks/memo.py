@@ -209,7 +209,7 @@ class Memos:
         return isinstance(found, Busy) or (isinstance(found, Answer) and not known.reads)
 
     def attempt(self, name: str, act: Callable[[], T]) -> T | None:
-        """Return what *act* does; None if it fails, which is counted and logged."""
+        """Call *act*, and return its result. If it fails, count and log that, and return None."""
         token = about_now.set((name, ""))
         try:
             return act()

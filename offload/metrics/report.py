@@ -26,8 +26,8 @@ from offload.stores.sums import KEPT, LABEL, SPANS, Span, Sums
 from offload.text import human_percent, human_ratio, human_size, human_time
 
 OUTSIDE = "(outside tasks)"
-"""What people see in place of a task's name for values that no task sent or read, such as those of
-`Offload.put`. Data have "" there."""
+"""Shown as the task of values that no task sent or read, such as those of `Offload.put`.
+The counters and JSON have an empty name instead."""
 REF_SIZE = 200
 """Approximate bytes of a reference in a message."""
 
