@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.integration.values import CANARY
+from tests.support.file_results import file_results
 from tests.support.processes import Process, environment, worker
 from tests.support.servers import redis_client
 
@@ -177,7 +178,7 @@ def configuration(row: Row, offload: dict[str, Any], broker, folder: Path) -> di
     backends = {
         "redis": f"{base}/1",
         "rpc": "rpc://",
-        "filesystem": f"file://{folder / 'results'}",
+        "filesystem": file_results(folder / "results"),
     }
     return {
         "broker": f"{base}/0",

@@ -8,6 +8,7 @@ import pytest
 from celery import chord
 
 from offload.stores import open_store
+from tests.support.file_results import file_results
 from tests.support.processes import environment, start_worker, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -37,7 +38,7 @@ def total(parts):
 @pytest.mark.parametrize("transport", ("filesystem", "sqla"))
 def test_tasks_run_without_a_server(tmp_path, monkeypatch, transport):
     """Large arguments, results, and chords work, with messages in files or in a database."""
-    broker, backend, options = "filesystem://", f"file://{tmp_path}/results", {}
+    broker, backend, options = "filesystem://", file_results(tmp_path / "results"), {}
     for name in ("messages", "control", "results"):
         (tmp_path / name).mkdir()
     if transport == "filesystem":
