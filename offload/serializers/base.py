@@ -219,7 +219,9 @@ if _CPYTHON:
 def alias(address: int, size: int, owner: Any) -> memoryview:
     """Return a view of *size* bytes at *address*, *owner*'s memory, that keeps *owner* alive.
 
-    The view isn't read-only, but must not be written to.
+    The view isn't read-only, but must not be written to. Nothing here is a PickleBuffer of a
+    memoryview: in a reference cycle, such as a traceback, it crashes the garbage collector of
+    Python before 3.11.8 and 3.12.2 (https://github.com/python/cpython/issues/77894).
     """
     array = (ctypes.c_ubyte * size).from_address(address)
     array._owner = owner  # type: ignore[attr-defined]  # noqa: SLF001 (ours)

@@ -142,7 +142,8 @@ def _reduce_array(array: Any, *, as_celery: bool) -> Any:
     view, order = flat_bytes(array)
     if view.readonly:
         view = alias(array.ctypes.data, view.nbytes, array)
-    return array_maker(), (pickle.PickleBuffer(view), dtype, array.shape, order)
+    # Not of the view itself: see `alias`.
+    return array_maker(), (pickle.PickleBuffer(view.obj), dtype, array.shape, order)
 
 
 def _by_value_pickler(code: Code | None, *, as_celery: bool) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from itertools import chain, compress, repeat
 from math import inf, isfinite
 from operator import is_
-from pickle import PickleBuffer
 from typing import Any
 
 import orjson
@@ -92,7 +91,9 @@ class Raw:
 
 
 def _flat(view: memoryview) -> memoryview:
-    return PickleBuffer(view).raw() if view.nbytes else memoryview(b"")
+    if not view.nbytes:
+        return memoryview(b"")
+    return view.cast("B") if view.format in _FORMATS else memoryview(view.tobytes())
 
 
 def _shaped(buffer: memoryview, form: str, dimensions: str) -> Any:

@@ -207,6 +207,39 @@ def test_importing_and_using_the_registry_imports_no_optional_package():
     )
 
 
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack"))
+def test_the_garbage_collector_may_clear_buffers_in_any_order(native):
+    """Python collects payloads in reference cycles, such as an error's traceback, without crashing.
+
+    Python before 3.11.8 and 3.12.2 crashes if it clears a memoryview that a PickleBuffer exports.
+    """
+    python(
+        "import gc, numpy as np, pandas as pd\n"
+        "from offload.serializers import Registry\n"
+        "fixed = np.arange(9000.0)\n"
+        "fixed.flags.writeable = False\n"
+        "makers = (\n"
+        "    lambda: np.zeros(9000), lambda: fixed, lambda: np.zeros((90, 100), order='F'),\n"
+        "    lambda: np.zeros((90, 200))[:, ::2], lambda: np.zeros(9000, 'M8[s]'),\n"
+        "    lambda: bytearray(9000), lambda: memoryview(bytearray(9000)),\n"
+        "    lambda: memoryview(np.zeros((90, 100))), lambda: memoryview(np.zeros(900, '>f8')),\n"
+        "    lambda: memoryview(np.zeros((90, 100), order='F')), lambda: 'x' * 90_000,\n"
+        "    lambda: pd.DataFrame({'a': range(9000), 'b': ['x'] * 9000}),\n"
+        ")\n"
+        f"registry = Registry({{'json', {native!r}}})\n"
+        "for make in makers:\n"
+        "    for value in (make(), [make(), make()]):\n"
+        "        try:\n"
+        f"            payload = registry.encode(value, {native!r})\n"
+        "        except Exception:\n"
+        "            continue\n"
+        "        cycle = [*payload.buffers]\n"
+        "        cycle.append(cycle)\n"
+        "        del payload, value, cycle\n"
+        "        gc.collect()\n"
+    )
+
+
 def test_equal_values_are_equal_bytes_in_every_process():
     """Equal values have equal payloads in processes with different hash seeds."""
     code = (
