@@ -79,7 +79,7 @@ _HIDDEN_FILES = frozenset(
 
 
 def install() -> None:
-    """Hook `build_tracer` for apps with offload; once per process."""
+    """Hook `build_tracer` and direct calls for apps with offload; once per process."""
     signals.worker_process_init.connect(
         _check_in_process, weak=False, dispatch_uid="offload-tracers"
     )
@@ -89,6 +89,23 @@ def install() -> None:
     consumer = sys.modules.get("celery.worker.consumer.consumer")
     if consumer is not None and trace.build_tracer is not before:
         setattr(consumer, _NAME, trace.build_tracer)  # it has imported the function by name
+    patch(Task, "__call__", _guarding_direct)
+
+
+def _guarding_direct(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Guard a task at its first direct call: outside workers, no tracer has been built for it."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        runtime = getattr(self.app, "_offload", None)
+        if runtime is not None and not _is_guarded(self):
+            guard(runtime, self)
+            if type(self).__call__ is not Task.__call__:  # the task's own, which led here
+                values = direct.resolve_direct(runtime, self.name, args, kwargs)
+                return original(self, *values[0], **values[1])
+        return original(self, *args, **kwargs)
+
+    return call
 
 
 def _guarding(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -233,14 +250,18 @@ def _tracer(runtime: Runtime, task: Any, tracer: Callable[..., Any]) -> Callable
 def guard(runtime: Runtime, task: Any) -> None:
     """Wrap the function that Celery will call: the task's own ``__call__``, else ``run``."""
     kind = type(task)
-    if kind.__call__ is Task.__call__:  # Celery's own, which it replaces in workers
-        if not hasattr(task.run, GUARD):
+    if not _is_guarded(task):
+        if kind.__call__ is Task.__call__:  # Celery's own, which it replaces in workers
             task.run = _guarded_run(runtime, task, task.run)
-    elif not (hasattr(kind.__call__, GUARD) or hasattr(task.run, GUARD)):
-        kind.__call__ = _guarded_call(kind.__call__)
+        else:
+            kind.__call__ = _guarded_call(kind.__call__)
     guard_task(runtime, task)
     if trace.task_has_custom(task, "before_start") and not hasattr(task.before_start, GUARD):
         task.before_start = _guarded_start(runtime, task, task.before_start)
+
+
+def _is_guarded(task: Any) -> bool:
+    return hasattr(type(task).__call__, GUARD) or hasattr(task.run, GUARD)
 
 
 def _guarded_run(runtime: Runtime, task: Any, run: Callable[..., Any]) -> Callable[..., Any]:

@@ -48,6 +48,7 @@ def app():
         (trace, "build_tracer", "name task app"),
         (consumer.Consumer, internals.LIMIT_DELAYED, "request bucket tokens"),
         (Task, "apply_async", "args kwargs task_id producer link link_error shadow"),
+        (Task, "__call__", "args kwargs"),
         (Task, "start_strategy", "app consumer"),
         (Backend, "encode_result", "result state"),
         (Backend, "meta_from_decoded", "meta"),
