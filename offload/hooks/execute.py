@@ -47,7 +47,7 @@ from offload.hooks.celery_internals import app_of_thread, patch
 from offload.hooks.delivery import Delivery, current_delivery, running
 from offload.hooks.memo import Call, Memos
 from offload.hooks.message import EMBED, MALFORMED, described
-from offload.hooks.options import GUARD, saved_name
+from offload.hooks.options import saved_name
 from offload.hooks.renewal import Renewer
 from offload.hooks.result_refs import keep_result
 from offload.hooks.runtime import Runtime
@@ -55,6 +55,7 @@ from offload.hooks.startup import add_to_banner, log_summary
 from offload.hooks.usercode import Resent, guard_task, resending
 from offload.memo import functions
 from offload.memo.flight import Busy
+from offload.memo.keys import GUARD
 from offload.memo.results import Answer
 from offload.metrics.otel import received
 from offload.ref import Ref

@@ -7,7 +7,6 @@ function, `hooks.execute` returns what was found here.
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,13 +20,13 @@ from celery.result import ResultBase
 
 from offload.errors import ConfigurationError, OffloadError
 from offload.hooks.delivery import Delivery
-from offload.hooks.options import GUARD, TaskFacts
+from offload.hooks.options import TaskFacts
 from offload.hooks.paths import contains
 from offload.hooks.release import Releaser, result_ttl
 from offload.hooks.runtime import Runtime
 from offload.memo import functions
 from offload.memo.flight import BRIEF, Busy, Computation
-from offload.memo.keys import SCOPE, Function, NotRemembered
+from offload.memo.keys import SCOPE, Function, NotRemembered, plain_function
 from offload.memo.records import forget_record, forget_records, record_name
 from offload.memo.results import LEASE, Answer, Results, is_lasting
 from offload.metrics.counters import about_now
@@ -304,7 +303,7 @@ class Memos:
             function = Function(
                 "task",
                 task.name,
-                _own_function(task.run),
+                plain_function(task.run),
                 options.version,
                 frozenset(ignored),
                 options.memo_key,
@@ -421,13 +420,3 @@ _NO_OPTIONS = TaskOptions.read(None, "message")
 def _reads(task: Any) -> bool:
     """Return whether the task's own methods receive its arguments and its result."""
     return any(task_has_custom(task, name) for name in _READERS)
-
-
-def _own_function(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a task's function without the wrappers that offload and Celery put around it."""
-    while (inner := inspect.getattr_static(run, "__wrapped__", None)) is not None:
-        module = getattr(run, "__globals__", {}).get("__name__", "")
-        if not hasattr(run, GUARD) and module.partition(".")[0] != "celery":
-            break
-        run = inner
-    return run

@@ -23,9 +23,6 @@ from offload.hooks.celery_internals import registered_tasks
 from offload.ref import Ref
 from offload.settings import Settings, TaskOptions
 
-GUARD = "_offload_guard"
-"""Attribute of functions that offload has wrapped to give them values."""
-
 _REF = re.compile(r"\bRef\b")
 
 

@@ -13,7 +13,7 @@ from offload.classes.scope import Scope
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError
 from offload.memo.flight import Busy, Computation
-from offload.memo.keys import SCOPE, Function, NotRemembered
+from offload.memo.keys import SCOPE, Function, NotRemembered, Remembered
 from offload.memo.records import forget_record, forget_records, record_name
 from offload.memo.results import LEASE, Answer, Results, is_lasting
 from offload.metrics.counters import Counters
@@ -144,7 +144,7 @@ def remembering(
     return decorate
 
 
-class Memoized(Generic[T]):
+class Memoized(Remembered, Generic[T]):
     """A function whose results are remembered: a call computes one, or returns a remembered one."""
 
     def __init__(

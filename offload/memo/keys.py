@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
+from celery import Task
 
 from offload.classes.hashing import identify
 from offload.classes.scope import Scope
@@ -28,6 +29,9 @@ from offload.serializers.plain import SCALARS, encode_scalar
 
 if TYPE_CHECKING:
     from offload.encryption.blobs import BlobCipher
+
+GUARD = "_offload_guard"
+"""Attribute of functions that offload has wrapped to give them values."""
 
 SCOPE = "app"
 """The scope of a task or function that names none."""
@@ -212,6 +216,39 @@ def _length(part: bytes) -> bytes:
     return len(part).to_bytes(8, "little")
 
 
+class Remembered:
+    """A callable that remembers the results of a function; see `stands_for`."""
+
+    _function: Function
+
+
+def stands_for(obj: Any) -> Any:
+    """Return what counts where code refers to a task or to a function whose results are remembered:
+    the function, or the version that replaces its code. None for other objects.
+    """
+    if isinstance(obj, type):
+        return None
+    if isinstance(obj, Remembered):
+        function: Function = vars(obj)["_function"]
+        return function.version or function.run
+    if isinstance(obj, Task):
+        options = getattr(obj, "offload", None)
+        version = options.get("version") if isinstance(options, dict) else None
+        run = plain_function(obj.run)
+        return version or getattr(run, "__func__", run)
+    return None
+
+
+def plain_function(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a task's function without the wrappers that offload and Celery put around it."""
+    while (inner := inspect.getattr_static(run, "__wrapped__", None)) is not None:
+        module = getattr(run, "__globals__", {}).get("__name__", "")
+        if not hasattr(run, GUARD) and module.partition(".")[0] != "celery":
+            break
+        run = inner
+    return run
+
+
 class _Code:
     """The hash of a function's code, computed once per process and scope.
 
@@ -235,7 +272,7 @@ class _Code:
     def _compute(self, scope: Scope) -> str | Exception:
         function = getattr(self._run, "__func__", self._run)
         try:
-            return identify(function, scope).hash
+            return identify(function, scope, stands_for).hash
         except Exception as exc:
             return exc.with_traceback(None)
 

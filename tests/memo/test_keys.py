@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 import types
 from datetime import datetime
 from functools import partial
@@ -261,6 +262,67 @@ def test_changed_code_makes_other_calls(key, change):
         )
         assert key(1, function=before) == key(1, function=same)
         assert (key(1, function=before) == key(1, function=after)) is (version == "2")
+
+
+CALLERS = """
+from celery import Celery
+from offload import memoize, open_store
+app = Celery("shop", set_as_current=False)
+store = open_store("memory://callers")
+@app.task(bind=True)
+def plain_task(self, x):
+    return x + 1
+@app.task(autoretry_for=(OSError,))
+def retried_task(x):
+    return x + 2
+@app.task(offload={"version": "a"})
+def fixed_task(x):
+    return [x, store]
+@memoize(store)
+def remembered(x):
+    return x + 3 if x < 5 else remembered(x - 1)
+@memoize(store, version="b")
+def fixed(x):
+    return [x, store]
+def task(x):
+    return plain_task(x), retried_task(x), fixed_task(x), remembered(x), fixed(x)
+def other(x):
+    return x
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    (
+        (("x + 1", "x + 9"), True),
+        (("x + 2", "x + 9"), True),
+        (("x + 3", "x + 9"), True),
+        (('"a"', '"z"'), True),
+        (('"b"', '"z"'), True),
+        (("[x, store]", "[store, x]"), False),
+        (("return x\n", "return 9\n"), False),
+    ),
+)
+def test_the_code_of_called_tasks_and_remembered_functions_counts(key, change, counts):
+    """A call of another task of the module, or of a function that `memoize` remembers, also of
+    itself, counts by its code, or by the version that replaces that.
+    """
+    before, after = (
+        Function("task", "task", load(source)) for source in (CALLERS, CALLERS.replace(*change))
+    )
+    assert (key(1, function=before) != key(1, function=after)) is counts
+
+
+def test_a_remembered_function_of_another_module_counts_by_name(key, monkeypatch):
+    """A function that `memoize` remembers, and a task, count as imported functions do."""
+    keys = set()
+    for change in ("x + 1", "x + 9"):
+        library = types.ModuleType("library")
+        exec(CALLERS.replace("x + 1", change).replace("x + 3", change), vars(library))
+        monkeypatch.setitem(sys.modules, "library", library)
+        source = "from library import *\ndef task(x):\n    return remembered(x), plain_task(x)\n"
+        keys.add(key(1, function=Function("task", "task", load(source))))
+    assert len(keys) == 1
 
 
 def test_what_cannot_be_hashed_is_refused(key):

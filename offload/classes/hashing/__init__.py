@@ -28,7 +28,12 @@ from typing import Any, NamedTuple
 
 from offload.classes.hashing.code import text
 from offload.classes.hashing.dependencies import HashDependencies
-from offload.classes.hashing.structure import Content, StructuralHasher, UnorderedRefs
+from offload.classes.hashing.structure import (
+    Content,
+    StandsFor,
+    StructuralHasher,
+    UnorderedRefs,
+)
 from offload.classes.scope import Scope, check_shippable
 from offload.classes.versions import ClassVersion, name_of
 from offload.errors import SerializationError
@@ -59,18 +64,22 @@ class Identity(NamedTuple):
     dependencies: HashDependencies
 
 
-def identify(obj: Any, scope: Scope) -> Identity:
+def identify(obj: Any, scope: Scope, stands_for: StandsFor | None = None) -> Identity:
     """Return the hash of a class or function together with its dependencies.
+
+    Args:
+        stands_for: returns the function that an object calls, or a version that replaces its code,
+            so that this counts where code refers to the object; None for other objects.
 
     Raises:
         NotShippable: if it is neither a class nor a function (a TypeError).
         SerializationError: if it depends on something without content, such as a lock.
     """
     watch = HashDependencies()
-    contents, reads_docs = _contents(check_shippable(obj), scope, watch, docs=False)
+    contents, reads_docs = _contents(check_shippable(obj), scope, watch, stands_for, docs=False)
     if reads_docs:
         watch = HashDependencies()
-        contents, _ = _contents(obj, scope, watch, docs=True)
+        contents, _ = _contents(obj, scope, watch, stands_for, docs=True)
     found = sha256(b"offload class 3\0" + text(b"python", python_tag()))
     found.update(b"docs\0" if reads_docs else b"")
     found.update(_digest_of_graph(obj, contents))
@@ -79,7 +88,12 @@ def identify(obj: Any, scope: Scope) -> Identity:
 
 
 def _contents(
-    obj: Any, scope: Scope, watch: HashDependencies, *, docs: bool
+    obj: Any,
+    scope: Scope,
+    watch: HashDependencies,
+    stands_for: StandsFor | None,
+    *,
+    docs: bool,
 ) -> tuple[dict[int, Content], bool]:
     """Return the encodings of *obj* and each class reachable from it, by id.
 
@@ -92,7 +106,8 @@ def _contents(
         each = waiting.pop()
         if id(each) in contents:
             continue
-        hasher = StructuralHasher(scope.including(each.__module__), watch, docs=docs)
+        own = scope.including(each.__module__)
+        hasher = StructuralHasher(own, watch, docs=docs, stands_for=stands_for)
         contents[id(each)] = found = hasher.root(each)
         reads_docs = reads_docs or hasher.reads_docs
         waiting += found.classes()

@@ -40,6 +40,8 @@ _CONTAINERS = frozenset({list, dict, set})
 
 Reference = Union[type, types.FunctionType, "UnorderedRefs"]
 """A class, a function that is a version of its own, or the references of a set."""
+StandsFor = Callable[[Any], Any]
+"""Returns the function or the version (a text) that counts instead of an object, or None."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,24 @@ class StructuralHasher:
         scope: what ships by value.
         watch: records dependencies.
         docs: whether to include docstrings.
+        stands_for: as for `identify`.
 
     Attributes:
         reads_docs: whether any code reads docstrings.
     """
 
-    def __init__(self, scope: Scope, watch: HashDependencies, *, docs: bool) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        watch: HashDependencies,
+        *,
+        docs: bool,
+        stands_for: StandsFor | None = None,
+    ) -> None:
         self.scope = scope
         self.watch = watch
         self.docs = docs
+        self._stands_for = stands_for
         self.reads_docs = False
         self._out: list[bytes] = []
         self._references: list[Reference] = []
@@ -234,6 +245,12 @@ class StructuralHasher:
                 self._references.append(value)
             else:
                 self._reference(value)
+        elif self._stands_for is not None and (found := self._stands_for(value)) is not None:
+            self._header(b"calls")
+            if self.scope.includes(getattr(found, "__module__", None)):  # a version has none
+                self.value(found)
+            else:
+                self._reference(found)
         elif (celery := describe_app_part(value)) is not None:
             self._text(b"celery", " ".join(celery))
         else:
