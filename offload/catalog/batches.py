@@ -79,7 +79,7 @@ def label_of(name: Any, version: Any) -> str:
 def listed(what: str, given: Any) -> list[Any]:
     """Return the list that was given as argument *what*; raises ValueError if it isn't one."""
     if not isinstance(given, (list, tuple)):
-        expected = "a text or a list of texts" if what == "name" else "a list"
+        expected = "a string or a list of strings" if what == "name" else "a list"
         raise ValueError(f"{what}: expected {expected}, not a {type(given).__name__}")
     return list(given)
 

@@ -188,15 +188,15 @@ def check_metadata(metadata: Any, *, encrypted: bool = False) -> Any:
         same = size > limit or json.loads(text) == metadata
     except (TypeError, ValueError, RecursionError) as exc:
         raise ValueError(
-            f"metadata must be JSON: dicts with text as keys, lists, texts, finite numbers, True, "
-            f"False, and None ({type(exc).__name__})"
+            "metadata must be JSON: dicts with strings as keys, lists, strings, finite numbers, "
+            f"True, False, and None ({type(exc).__name__})"
         ) from None
     if size > limit:
         where = ", if it is encrypted" if encrypted else ""
         raise ValueError(f"metadata takes at most {limit} bytes as JSON{where}, not {size}")
     if not same or _is_deep(metadata):
         raise ValueError(
-            "metadata must be JSON that reads back the same: dicts with text as keys (no other "
+            "metadata must be JSON that reads back the same: dicts with strings as keys (no other "
             f"keys), lists (no tuples), no more than {_DEPTH} inside each other"
         )
     return metadata

@@ -2,12 +2,12 @@
 
 `offload.classes.reducers` reduces classes and functions, including importable ones. Other shipped
 classes are pickled by name and hash, so that each is a single class everywhere. The Celery app and
-its tasks become those of the loading process. cloudpickle or pickle pickle everything else.
+its tasks become those of the loading process. cloudpickle and pickle handle everything else.
 
 A class is recreated from its current state, because Python doesn't keep the keywords of a class
 statement (``class Plugin(Base, tag=4)``). That state includes what shipped metaclasses and
 ``__init_subclass__`` methods did when the class was defined, such as adding it to a registry, so
-these don't run again. Those of libraries do.
+they don't run again. Those of libraries do.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _by_value_lock = PerProcess(threading.RLock)
 def _check_creation(cls: type, ships: Ships) -> None:
     """Raise SerializationError if recreating *cls* requires keywords for a library's hook.
 
-    This can't check whether the hook accepts a class without attributes: only running it shows.
+    A hook may also refuse a class that has no attributes yet; only running it would show that.
     """
     if issubclass(type(cls), EnumMeta):  # enums are recreated by `make_enum`
         return
@@ -167,8 +167,8 @@ class Loader(Protocol):
     def declare(self, name: str, code_hash: str, obj: Any) -> Any:
         """Declare a version that is still being read, so that it can refer to itself.
 
-        Return the object to use: another one if a version that it needs has needed it in turn, and
-        declared it first.
+        Return the object to use. That is another one if this version is in a cycle, and loading a
+        version that it needs has already declared it.
         """
 
 
@@ -336,9 +336,9 @@ def reduce_cached(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def _cached(parameters: dict[str, Any], function: Any) -> Any:
-    own = find_object(function.__module__, function.__qualname__)
-    if cached_by(own) is function:
-        return own
+    existing = find_object(function.__module__, function.__qualname__)
+    if cached_by(existing) is function:
+        return existing
     return functools.lru_cache(**parameters)(function)
 
 

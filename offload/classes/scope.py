@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 AUTO, MANUAL = "auto", "manual"
 UNNAMED_TYPES = {kind: name for name, kind in vars(types).items() if isinstance(kind, type)}
 """Built-in types that pickle can't find by name, such as the types of code and cells."""
-_COMPILED = (type(str.upper), type(str.__len__))
+_COMPILED = (type(str.upper), type(str.__len__))  # types of methods that are written in C
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: created at run time, such as by a class statement
 
 
@@ -88,7 +88,7 @@ class Scope:
 
 
 def _is_compiled(cls: type) -> bool:
-    """Return whether a class, such as that of locks, wasn't created by Python code."""
+    """Return whether a class has methods of its own that are written in C, as that of locks has."""
     return any(
         type(value) in _COMPILED and value.__objclass__ is cls for value in vars(cls).values()
     )
@@ -96,10 +96,10 @@ def _is_compiled(cls: type) -> bool:
 
 def find_object(module: str | None, qualname: str) -> Any:
     """Return the object with this name in an imported module; None if there is none."""
-    at: Any = sys.modules.get(module or "")
+    found: Any = sys.modules.get(module or "")
     for part in qualname.split("."):
-        at = getattr(at, part, None)
-    return at
+        found = getattr(found, part, None)
+    return found
 
 
 def import_path(obj: Any) -> list[str] | None:
@@ -167,7 +167,10 @@ class Registrations:
         return self.objects.get(name, (None, ""))[0]
 
     def all(self, is_shippable: Callable[[Any], bool]) -> list[Any]:
-        """Return all registered classes and functions, and the shippable ones of modules."""
+        """Return registered classes and functions, and the shippable ones of registered modules.
+
+        Imports the submodules of these.
+        """
         here = [obj for obj, _ in self.objects.values()]
         for module in _with_submodules(self.modules):
             defined_there = (
@@ -232,7 +235,7 @@ loading_for: ContextVar[Any] = ContextVar("offload_loading_for", default=None)
 """The app that code is loaded for; None for the current one."""
 
 for_task: ContextVar[str] = ContextVar("offload_code_for_task", default="")
-"""The task, as ``name[id]``, whose arguments need code before it is Celery's current task."""
+"""The task, as ``name[id]``, whose arguments are being read: it isn't Celery's current one yet."""
 
 
 def describe_app_part(obj: Any) -> tuple[str, str] | None:
@@ -264,7 +267,7 @@ own.__module__ = "offload.classes.apps"  # as stored versions name it
 
 
 def describe_task() -> str:
-    """Return which task code is loaded for, as part of a log line; "" if there is none."""
+    """Name the task that code is loaded for, as the end of a log line; "" if there is none."""
     if for_task.get():
         return f" for task {for_task.get()}"
     return f" for task {current_task.name}[{current_task.request.id}]" if current_task else ""

@@ -1,4 +1,4 @@
-"""Run all checks, so that a failed one doesn't stop the others."""
+"""Run all checks; one that fails doesn't stop the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Examined:
     Attributes:
         subject: what was checked, such as ``settings`` or a store's URL.
         finding: the result.
-        unavailable: whether the result is that a server is unavailable.
+        unavailable: whether the check failed because a server is unavailable.
     """
 
     subject: str
@@ -80,7 +80,7 @@ def examine(runtime: Runtime, *, workers: float | None = None) -> Iterator[Exami
         for examined in _checked(tier.url, *checks):
             unavailable = unavailable or examined.unavailable
             yield examined
-    if not unavailable:  # otherwise it would report the same again
+    if not unavailable:  # otherwise, these would report the same again
         yield from _checked("encryption", partial(app.encryption, runtime))
         yield from _checked("messages", partial(check_messages, runtime))
     if workers is not None:

@@ -73,7 +73,12 @@ def _deletes(conditions: Conditions) -> Finding:
 
 
 def _rules(rules: list[Mapping[str, Any]], own: str, least: Rule | None) -> Iterator[Finding]:
-    """Report rules of the bucket that delete objects which may be needed."""
+    """Report whether each lifecycle rule spares what the store needs.
+
+    Args:
+        own: the store's prefix.
+        least: the safe rule with the fewest days; None if no rule is safe.
+    """
     for rule in rules:
         expiration = rule.get("Expiration", {})
         if rule.get("Status") != "Enabled" or not {"Days", "Date"} & set(expiration):

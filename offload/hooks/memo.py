@@ -1,8 +1,8 @@
 """Memo tasks: return the result of an equal call instead of running the function.
 
 A call is looked up after its references are verified and before they are read, so that a hit
-downloads no argument. A hit passes through Celery's tracer as any task does: instead of its
-function, `hooks.execute` returns what was found here.
+downloads no argument. A hit passes through Celery's tracer as any task does, except that
+`hooks.execute` returns the remembered result instead of calling the function.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from offload.settings.units import Duration
 
 T = TypeVar("T")
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.2, 5.0, 1.5  # seconds until a message comes back
+_FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.2, 5.0, 1.5  # seconds until a message is delivered again
 _LEAST_PAUSE = 0.05
 _READERS = ("before_start", "on_success", "after_return")
 """Methods of a task that receive its arguments and its result."""
@@ -50,7 +50,7 @@ class Call:
     """A call of a memo task that was looked up.
 
     Attributes:
-        options: those in force.
+        options: the task's options, overridden by those of the call.
         scope: the call's scope, as in its record's name.
     """
 
@@ -96,8 +96,12 @@ class Call:
         return bool(self.options.enabled and self.options.results)
 
     def countdown(self, waits: int) -> float:
-        """Return the seconds after which a call that has waited *waits* times is looked up again:
-        when its owner's lease expires, at the latest.
+        """Return the seconds to wait until the call is looked up again.
+
+        The wait grows, but ends at most 0.2 s after the other caller's lease expires.
+
+        Args:
+            waits: how often the call has waited.
         """
         pause = min(_FIRST_PAUSE * _FACTOR ** min(waits, 50), _LONGEST_PAUSE)
         pause *= random.uniform(0.75, 1.25)  # noqa: S311 (no secret: spreads those who wait)
@@ -106,7 +110,7 @@ class Call:
         return max(min(pause, left + _FIRST_PAUSE), _LEAST_PAUSE)
 
     def remember(self, result: Any, known: Ref[Any] | None, seconds: float) -> None:
-        """Remember the result of a computation, if this call has it and the result can be.
+        """Remember *result* if this call computed it, and if it can be remembered.
 
         Args:
             known: the reference of the result, if it is stored.
@@ -117,7 +121,7 @@ class Call:
             self._finish = self._memos.remember(self, found, result, known, seconds)
 
     def close(self) -> None:
-        """Wait until the result is remembered; if it isn't, let others compute. Never raises."""
+        """Wait until the result is remembered. If it won't be, let others compute. Never raises."""
         if self._finish is not None:
             self._memos.finish(self.function.name, self._finish)
         try:
@@ -134,11 +138,11 @@ class Call:
 
 
 class _Known(NamedTuple):
-    """What doesn't depend on the call of a memo task.
+    """What is the same for all calls of a memo task.
 
     Attributes:
-        facts: from which the rest was derived.
-        options, scope: of calls that give no options.
+        facts: the task's facts when the rest was derived from them.
+        options, scope: those of calls without options.
         reads: whether the task's own methods receive its arguments.
         is_on: whether offload is on.
     """
@@ -158,7 +162,7 @@ class Memos:
         self._runtime = runtime
         self._known: dict[str, _Known] = {}
         self.results = Results(lambda: runtime.content, runtime.counters)
-        # A settlement comes after a claim, which carried earlier ones.
+        # Postponing is safe: each result follows a look-up, which has carried earlier results.
         self._settle_soon = partial(runtime.part(Releaser).flush_soon, BRIEF, postpone=True)
 
     # -- for the hooks
@@ -166,8 +170,8 @@ class Memos:
     def look_up(self, delivery: Delivery) -> bool:
         """Look up the call of *delivery*, if its task is a memo task; set `Delivery.memo`.
 
-        Returns whether its arguments needn't be read. If there are none to read, this doesn't wait
-        for the answer.
+        Returns whether its arguments needn't be read. If the message has no references, this
+        doesn't wait for the answer.
         """
         task = delivery.task
         known = self._known.get(task.name)
@@ -181,7 +185,7 @@ class Memos:
             return False
         token = about_now.set((task.name, ""))
         try:
-            # Not `bound`: late references have been replaced, so their digests count.
+            # Use `args`, not `bound`: there, late references are replaced, so their digests count.
             has_refs = delivery.bound is not None
             key = self.results.key_of(
                 function, delivery.args, delivery.kwargs, self._runtime.classes.scope, refs=has_refs
@@ -251,7 +255,7 @@ class Memos:
         return self.attempt(name, remember)
 
     def finish(self, name: str, finish: Callable[[], None]) -> None:
-        """Call *finish*; count and log its failure, also a time limit: the outcome is known."""
+        """Call *finish*; count and log any failure, even a time limit: the task has ended."""
         token = about_now.set((name, ""))
         try:
             finish()
@@ -261,7 +265,7 @@ class Memos:
             about_now.reset(token)
 
     def give_up(self, name: str, error: Exception, found: object) -> None:
-        """Count that a call can't wait, or that the result *found* can't be had, and forget it."""
+        """Count that a call can't wait, or that the result *found* can't be read; forget that."""
         with self._runtime.counters.about(name):
             self.results.uncached(f"task {name!r}", error)
         if isinstance(found, Answer):
@@ -269,7 +273,7 @@ class Memos:
                 self.results.forget(found)
 
     def prepare(self, task: Any) -> None:
-        """Hash a memo task's code, in a worker's main process, so that its children needn't."""
+        """Hash a memo task's code in a worker's main process, so that its children needn't."""
         try:
             if self._options(task, None).memo:
                 self._learn(task).function.code(self._runtime.classes.scope)
@@ -295,7 +299,7 @@ class Memos:
         return self._runtime.app.main or SCOPE if scope == SCOPE else f"={scope}"
 
     def _learn(self, task: Any) -> _Known:
-        """Return, and cache, what doesn't depend on the call of a task."""
+        """Return what is the same for all calls of a task, and cache it."""
         options, facts = self._runtime.options(task.name)
         known = self._known.get(task.name)
         if known is None or known.facts is not facts:
@@ -389,7 +393,7 @@ class Memos:
         return forget_records(self._runtime.content, task.name, self._runtime.grace)
 
     def _as_delivered(self, task: Any, options: TaskOptions, value: Any) -> Any:
-        """Return an argument as a worker has it: a value sent in the message, or a reference."""
+        """Return an argument as a worker receives it: a value in the message, or a reference."""
         if isinstance(value, Ref):
             return value
         if contains(value, (Ref,)):

@@ -38,12 +38,12 @@ from offload.settings import TaskOptions
 
 _LINKS = ("link", "link_error", "chord", "chain")
 _LARGE = frozenset({*_LINKS, "offload"})
-"""Options by which a signature may carry more than its arguments, or other ones by reference."""
+"""Options of a signature that may contain further values, or change which ones are stored."""
 _CANVAS = "celery."
 _SIGNATURES = frozenset({"task", "tasks", "header", "body", "callback"})
 """Parameters of Celery's own tasks whose arguments it reads as signatures."""
-_LATEST_ZONE = timezone(timedelta(hours=-12))  # where a time without a zone comes last
-_MOST_UNFOLDED = 100_000  # containers in an argument with signatures, to search each of them
+_LATEST_ZONE = timezone(timedelta(hours=-12))  # for a time without a zone: the latest it may mean
+_MOST_UNFOLDED = 100_000  # containers to search one by one in an argument with signatures
 _LONGEST_DELAY = 10 * 365 * 86400.0  # seconds; longer ones mean never, or are mistakes
 
 
@@ -64,19 +64,21 @@ def find_in_call(
 
     Args:
         path: the path of the call.
-        shift: how many results will precede its arguments.
+        shift: number of results that Celery will put before its arguments.
         keep, signature: as in `Slot`.
     """
-    data = canvas = _Search(out, name, options, _least(out, options), keep, signature)
-    reads: Collection[str] = ()
+    search = in_signatures = _Search(out, name, options, _least(out, options), keep, signature)
+    signatures: Collection[str] = ()
     if name.startswith(_CANVAS):
-        canvas, reads = replace(data, plain=True, keep=True), _SIGNATURES
+        in_signatures, signatures = replace(search, plain=True, keep=True), _SIGNATURES
     names = facts.parameters[shift:]
     for i, value in enumerate(args):
         argument = names[i] if i < len(names) else f"args[{i}]"
-        (canvas if argument in reads else data).value(value, (*path, "args", i), argument)
+        which = in_signatures if argument in signatures else search
+        which.value(value, (*path, "args", i), argument)
     for key, value in kwargs.items():
-        (canvas if key in reads else data).value(value, (*path, "kwargs", key), str(key))
+        which = in_signatures if key in signatures else search
+        which.value(value, (*path, "kwargs", key), str(key))
 
 
 def find_in_embedded(out: Outgoing, field: str, value: Any) -> None:
@@ -137,7 +139,7 @@ def _signature(
 ) -> None:
     within = within or path
     own = signature["options"] or {}
-    if path[0] == "chain" and len(path) == 2 and own.get("chord"):  # `_is_small` skips none such
+    if path[0] == "chain" and len(path) == 2 and own.get("chord"):  # `_is_small` never skips these
         out.leads_to_chord = True
     args, kwargs = signature["args"] or (), signature["kwargs"] or {}
     name = str(signature["task"])
@@ -158,7 +160,7 @@ def _signature(
         facts,
         path,
         keep=keep,
-        shift=0 if signature.get("immutable") else 1,  # a result will precede them
+        shift=0 if signature.get("immutable") else 1,
         signature=within,
     )
     for link in _LINKS:
@@ -170,8 +172,8 @@ def _signature(
 def _canvas(kwargs: Mapping[str, Any], search: _Search, path: tuple[Any, ...]) -> None:
     """Find values in a chain, group, chord, map, or chunks.
 
-    Celery reads these itself, before any task runs. So signatures and numbers stay as they
-    are, and in mapped items only what Celery doesn't read is replaced.
+    Celery itself reads these before any task runs. So signatures and numbers stay as they are, and
+    in mapped items only what Celery doesn't read is replaced.
     """
     for key, value in kwargs.items():
         where = (*path, "kwargs", key)
@@ -188,7 +190,7 @@ def _canvas(kwargs: Mapping[str, Any], search: _Search, path: tuple[Any, ...]) -
 
 
 def _least(out: Outgoing, options: TaskOptions) -> int:
-    """Return the bytes from which values of a task with *options* are inspected."""
+    """Return the size in bytes from which values of a task with *options* are inspected."""
     least = out.runtime.inspection_threshold(options)
     return least if out.first is None else min(least, WORTH)
 
@@ -198,7 +200,7 @@ class _Search:
     """Finds values in the arguments of one task, in the message or in a signature in it.
 
     Attributes:
-        least: bytes from which values are inspected.
+        least: the size in bytes from which values are inspected.
         keep, signature: as in `Slot`.
         plain: whether Celery reads plain dicts as signatures here.
     """
@@ -279,7 +281,7 @@ class _Search:
         return not contains(value, (Signature,)) or unfolded_size(value) > _MOST_UNFOLDED
 
     def _shared(self, value: Any, path: Path, argument: str) -> None:
-        """Find the references only: a path into a shared container would split it."""
+        """Find only the references: replacing a value by path would split a shared container."""
         check_paths(self.task, argument, value)
         replace_refs(value, lambda lost: self.value(lost, path, argument), LostValue)  # refuses it
         found: dict[int, Ref[Any]] = {}
@@ -329,7 +331,7 @@ class _Search:
             self._slot(path, argument, payload=found, value=value)
 
     def _again(self, value: Any, path: Path, argument: str, first: Slot | None) -> None:
-        """Find a value in a second search, of which *first* is the slot in the first."""
+        """Find a value in the second search; *first* is its slot from the first search, if any."""
         out = self.out
         least = out.runtime.inspection_threshold(self.options)
         if least and certainly_small(value, least - 1, out.serializer):
@@ -356,7 +358,7 @@ class _Search:
 
 
 def _holds_signatures(value: Any) -> bool:
-    # Also Celery's list class for signatures that a generator has yet to make.
+    # This includes Celery's list class whose signatures come from a generator.
     return isinstance(value, (list, tuple)) and any(is_signature(v, plain=True) for v in value)
 
 

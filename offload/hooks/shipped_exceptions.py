@@ -1,9 +1,9 @@
 """Exceptions of shipped classes in the result backend.
 
-Celery keeps an exception only if plain pickle can carry it; others, such as those of a class that
-this worker loaded from a store, it replaces by a parent class or a wrapper. Here the original
-reaches the result backend. The backend stores what Celery would store, and beside it a reference to
-the exception: readers that may load its class receive the original, others Celery's replacement.
+If plain pickle can't serialize an exception, for example because its class was loaded from a store,
+Celery replaces it with an instance of a parent class, or with a wrapper. These hooks store that
+replacement, and with it a reference to the original. Readers that may load the class receive the
+original; all others receive the replacement.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ _EXCEPTION_KEY = "offload"
 """Key of the reference in an exception stored as JSON."""
 _EXCEPTION_ATTRIBUTE = "_offload_ref"
 """Attribute of the reference in a pickled exception."""
-_INLINE_LIMIT = 1 << 16  # bytes up to which the exception is in the stored result itself
+_INLINE_LIMIT = 1 << 16  # maximum bytes of an exception that is stored inside its reference
 _NO_OPTIONS = TaskOptions()
 
 
 def install() -> None:
-    """Hook failures, so that the originals of such exceptions are kept; once per process."""
+    """Make Celery keep exceptions of shipped classes until a result backend stores them.
+
+    Takes effect once per process.
+    """
     patch(trace, _PICKLEABLE, _keeping_shipped)
 
 
@@ -55,8 +58,9 @@ def _keeping_shipped(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_portable(runtime: Runtime, outcome: Any) -> None:
-    """Replace a failed task's exception by one that plain pickle carries to the worker's main
-    process, which loads no code.
+    """Replace the exception of a failed task with one that plain pickle can serialize.
+
+    The pool sends it to the worker's main process, which loads no code.
     """
     if isinstance(outcome, ExceptionInfo) and _is_shipped(runtime, outcome.exception):
         outcome.exception = _as_celery(outcome.exception)
@@ -65,7 +69,7 @@ def make_portable(runtime: Runtime, outcome: Any) -> None:
 def hook_exceptions(runtime: Runtime, backend: Any) -> Callable[[Any], Any]:
     """Hook *backend* to store and read exceptions of shipped classes, and to read large ones.
 
-    Returns what makes an exception of what is stored.
+    Returns the function that converts stored data to an exception.
     """
     prepare: Callable[..., Any] = backend.prepare_exception
     to_python: Callable[..., Any] = backend.exception_to_python
@@ -117,7 +121,7 @@ def _is_shipped(runtime: Runtime, exc: Any) -> bool:
 
 
 def _as_celery(exc: BaseException) -> BaseException:
-    """Return Celery's replacement for an exception that plain pickle can't carry."""
+    """Return Celery's replacement for an exception that plain pickle can't serialize."""
     made: BaseException = unpatched(trace, _PICKLEABLE)(exc)
     return made
 

@@ -1,7 +1,7 @@
 """Failures and progress in the result backend: store large ones, and release what they replace.
 
-Large progress (``update_state(meta=…)``) leaves a small dict in the backend, which any reader can
-decode: those without offload see in it what to do.
+Large progress (``update_state(meta=…)``) leaves a small dict in the backend that any reader can
+decode; it tells readers without offload what to install.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from offload.settings import TaskOptions
 logger = logging.getLogger(__name__)
 
 _ONE_QUEUE = {"exchange": ""}
-"""For the `Releaser`, which else asks whether others have a copy of the message."""
+"""Tells the `Releaser` that no other queue has a copy, so that it doesn't ask the broker."""
 
 
 class _Made(NamedTuple):
-    """Replacement of a large failure or of large progress in the result backend.
+    """What the result backend stores in place of a large failure or large progress.
 
-    *held* is its reference and holder if another state will replace it.
+    *held* is the value's reference and holder if another state will replace this one.
     """
 
     encoded: Encoded
@@ -58,7 +58,7 @@ def put_state(
     traceback: Any,
     request: Any,
 ) -> _Made | None:
-    """Store what a task's state consists of, if it is large; None if it is stored as usual."""
+    """Store a task's state and return its replacement; None if Celery stores it as usual."""
     name, options = options_of(runtime, task_id, request)
     if state not in states.EXCEPTION_STATES:
         put = put_progress(runtime, backend, task_id, result, state, name=name, options=options)
@@ -104,8 +104,8 @@ def read_row(
 ) -> Iterable[Any]:
     """Return the metadata that is about to be replaced in a database, if it may have a large value.
 
-    Other backends read it themselves. A database is asked only if the state may be that of another
-    message or process: of a task that is retried, was delivered before, or was killed.
+    Other backends read it themselves. A database is queried only if another message or process may
+    have stored it: if the task is retried, was delivered before, or was killed.
     """
     if delivery is not None:
         if delivery.state is not None or delivery.has_stored:
@@ -226,9 +226,9 @@ def put_progress(
     name: str,
     options: TaskOptions,
 ) -> tuple[Encoded, Ref[Any], str] | None:
-    """Store a large value of a state that isn't a failure; None if it is stored as usual.
+    """Store a large result or large progress.
 
-    Returns what replaces it, its reference, and the holder of its value.
+    Returns its replacement, its reference, and its holder; None if it is to be stored as usual.
 
     Raises OffloadError, which names the task.
     """

@@ -51,14 +51,14 @@ def memoize(
     Apps have `Offload.memoize`, which uses the app's store and settings.
 
     Args:
-        ttl: seconds, or a text such as ``7d``, for which a result is returned to equal calls;
+        ttl: seconds, or a string such as ``7d``, for which a result is returned to equal calls;
             None: ten years.
         version: replaces the hash of the function's code.
         ignore: names of parameters that don't identify a call.
         key: takes a dict of the arguments, and returns what identifies the call instead of them;
             None: don't remember the call.
         scope: only functions in one scope share results.
-        lease: seconds, or a text, after which another process takes over from one that died.
+        lease: seconds, or a string, after which another process takes over from one that died.
 
     Of equal calls in all processes, one is computed, and the others wait for its result. If the
     store fails, calls are computed as without it. A coroutine function stays one; threads access

@@ -216,7 +216,7 @@ def _part_types(kind: pa.DataType) -> list[pa.DataType]:
 
 
 def _has_texts_only(kind: pa.DataType) -> bool:
-    """Return whether all dictionaries in *kind* are of texts."""
+    """Return whether all dictionaries in *kind* are of strings."""
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type) or kind.value_type in _VIEWS
     return all(map(_has_texts_only, _part_types(kind)))
@@ -348,7 +348,7 @@ def _read_polars(body: Node, reader: Reader) -> Any:
         ) from error
     table = _read_table(body, reader)
     if not all(map(_has_texts_only, table.schema.types)):
-        raise ValueError("a dictionary of other items than texts")  # polars repeats these
+        raise ValueError("a dictionary of other items than strings")  # polars repeats these
     try:
         frame: Any = pl.from_arrow(table, rechunk=False)
     except pl.exceptions.PanicException as error:  # not a subclass of Exception

@@ -46,7 +46,7 @@ def text(body: Node) -> str:
 
 
 def _write_int(value: int) -> Node:
-    # Write hexadecimal digits, which takes linear time; decimal digits don't.
+    # Hexadecimal digits take linear time, decimal ones quadratic time.
     return value if -(1 << 63) <= value < 1 << 64 else {"int": hex(value)}
 
 
@@ -64,7 +64,7 @@ def _write_fraction(value: Fraction) -> Node:
 def _read_fraction(body: Node) -> Fraction:
     numerator, denominator = map(_read_int, body)
     if max(numerator.bit_length(), denominator.bit_length()) > _TERM:
-        raise ValueError("a fraction with too large terms")
+        raise ValueError("a fraction whose terms are too large")
     return Fraction(numerator, denominator)
 
 
@@ -97,7 +97,7 @@ def _write_float(value: float) -> Node:
 
 def _read_float(body: Node) -> float:
     if body not in ("nan", "inf", "-inf"):
-        raise ValueError("not such a float")
+        raise ValueError("not nan, inf, or -inf")
     return float(body)
 
 
@@ -177,7 +177,7 @@ def _write_zoneinfo(value: ZoneInfo) -> Node:
 
 
 def _read_zoneinfo(body: Node) -> ZoneInfo:
-    if not _ZONE.fullmatch(text(body)):  # tzdata imports a package named by a part of it
+    if not _ZONE.fullmatch(text(body)):  # parts of the key name packages that zoneinfo imports
         raise ValueError("not the name of a time zone")
     return ZoneInfo(body)
 

@@ -111,7 +111,7 @@ class CoreSettings:
         secret: signs references; of a tuple, the first signs and all are accepted.
             Default: a random key that the store keeps.
         encryption_keys: keys that encrypt what is stored; the first encrypts, all decrypt. Each is
-            ``aes256:…``, the path of a file with such a text, or a callable that returns a key.
+            ``aes256:…``, the path of a file with such a string, or a callable that returns a key.
         encryption: ``optional`` also reads data that isn't encrypted; ``required`` refuses it.
         short_refs: whether messages have references of about 80 characters instead of 180, which
             earlier releases refuse.
@@ -232,7 +232,7 @@ class ClassSettings:
         code_allow: patterns of their names, optionally with ``@`` and a hash prefix; no others
             are loaded. Default: all.
         signing_key: signs shipped code: ``ed25519:…``, ``hmac:…`` or the path of a PEM file.
-        verify_keys: keys whose signatures are accepted, in addition to *signing_key*: such texts,
+        verify_keys: keys whose signatures are accepted, in addition to *signing_key*: such strings,
             or dicts of ``key``, ``name`` and ``until`` (a date).
         ship_source: whether source is shipped, too, and used for versions made by another Python
             version.
@@ -260,7 +260,7 @@ class ClassSettings:
         if not isinstance(keys, (list, tuple)) or not all(
             isinstance(key, (str, Mapping)) for key in keys
         ):
-            raise ConfigurationError("offload_verify_keys: a list of keys, each a text or a dict")
+            raise ConfigurationError("offload_verify_keys: a list of keys, each a string or a dict")
         put("verify_keys", tuple(keys))
         if self.code == "signed" and not keys and self.signing_key is None:
             raise ConfigurationError(
@@ -364,7 +364,7 @@ def _secret(given: Any) -> tuple[str, ...]:
     secret = (given,) if isinstance(given, str) else given or ()
     if not all(isinstance(s, str) and len(s) >= _MIN_SECRET for s in secret):
         raise ConfigurationError(
-            f"offload_secret: every secret is a text of at least {_MIN_SECRET} characters"
+            f"offload_secret: every secret is a string of at least {_MIN_SECRET} characters"
         )
     return tuple(secret)
 
@@ -376,7 +376,7 @@ def _encryption_keys(given: Any) -> tuple[str | Callable[[], str | bytes], ...]:
         isinstance(key, (str, os.PathLike)) or callable(key) for key in keys
     ):
         raise ConfigurationError(
-            "offload_encryption_keys: a list of keys, each a text that starts with aes256:, the "
+            "offload_encryption_keys: a list of keys, each a string that starts with aes256:, the "
             "path of a file, or a callable that returns a key"
         )
     return tuple(os.fspath(key) if isinstance(key, os.PathLike) else key for key in keys)

@@ -61,10 +61,10 @@ Duration = Union[float, timedelta, DurationText]
 
 
 def size(text: str) -> int:
-    """Return the bytes of a text such as ``96 KiB``; raises ConfigurationError for another."""
+    """Convert a size such as ``96 KiB`` to bytes. Raises ConfigurationError for other strings."""
     return as_size("size", text)
 
 
 def duration(text: str) -> float:
-    """Return the seconds of a text such as ``36h``; raises ConfigurationError for another."""
+    """Convert a duration such as ``36h`` to seconds. Raises ConfigurationError for others."""
     return as_seconds("duration", text, zero=True)

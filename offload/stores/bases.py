@@ -1,4 +1,4 @@
-"""Base classes for drivers: blobs that only expire, without holds; and leases in records."""
+"""Base classes for drivers: blobs that expire without holds, and leases in records."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ class _Lease:
 class RecordLeases:
     """Leases stored as JSON in records, with times by the store's clock as far as it is known.
 
-    A lease lasts at least as long as requested, except that a client whose clock is ahead may take
-    it early. Fencing numbers still distinguish the owners.
+    A lease lasts at least as long as requested, but a client whose clock is fast may take it too
+    early. Fencing numbers still distinguish the owners.
     """
 
     def __init__(self, records: Records) -> None:
@@ -158,7 +158,8 @@ class RecordLeases:
         def decide(seen: Record) -> tuple[bytes | None, int | None]:
             lease = _parse(seen)
             if lease.until <= seen.earliest:
-                # Derive it from the time, so that it increases even after the lease was deleted.
+                # Derive the fencing number from the time, so that it grows even if a sweep deleted
+                # the record of the last one.
                 lease = _Lease(owner, max(lease.fence + 1, int(seen.latest * 1e6)))
             elif lease.owner != owner:
                 return None, None

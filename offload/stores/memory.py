@@ -86,7 +86,7 @@ class MemoryState:
         return blob if blob is not None and blob.until > self.now() else None
 
     def entry(self, digest: Digest) -> Entry | None:
-        """Return a blob's index entry; None if it has none whose tier still promises to keep it."""
+        """Return a blob's index entry; None if its tier no longer promises to keep the blob."""
         entry = self.entries.get(digest)
         return entry if entry is not None and entry.until > self.now() else None
 
@@ -113,7 +113,7 @@ class MemoryState:
         holds[holder] = max(holds.get(holder, until), until)
 
     def holders(self, digest: Digest) -> dict[str, float]:
-        """Return holders and when their holds end, omitting writers about to store the blob."""
+        """Return holders and when their holds end, except writers that are storing the blob."""
         now = self.now()
         holds = self.holds.get(digest, {})
         return {h: until for h, until in holds.items() if until > now and not h.startswith("@")}
@@ -319,6 +319,8 @@ class MemoryBlobs:
 
 
 class MemoryPointers:
+    """Pointers in a dict."""
+
     def __init__(self) -> None:
         self._locks = PerProcess(threading.Lock)
         self._values: dict[str, bytes] = {}

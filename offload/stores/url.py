@@ -71,7 +71,7 @@ class StoreURL:
     def take(self, name: str, convert: Callable[[Any], T], default: T) -> T:
         """Return the option *name*, converted; *default* if it is missing.
 
-        *convert* must raise ValueError with a text that says what it expects, to follow "not".
+        *convert* must raise ValueError(expected); *expected* completes "the option … is not".
         """
         self._known.append(name)
         return self.take_common(name, convert, default)
@@ -126,7 +126,7 @@ def shown_url(url: object) -> str:
 
 def text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("a text")
+        raise ValueError("a string")
     return value
 
 
@@ -141,7 +141,7 @@ def seconds(value: Any) -> float:
     """Convert to a number of seconds above 0."""
     number = _seconds(value)
     if not 0 < number < inf:
-        raise ValueError("a number of seconds above 0, or a text such as 500ms or 5s")
+        raise ValueError("a number of seconds above 0, or a duration such as 500ms or 5s")
     return number
 
 
@@ -149,7 +149,7 @@ def duration(value: Any) -> float:
     """Convert to a number of seconds of at least 0."""
     number = _seconds(value)
     if not 0 <= number < inf:
-        raise ValueError("a number of seconds, or a text such as 500ms or 5s")
+        raise ValueError("a number of seconds, or a duration such as 500ms or 5s")
     return number
 
 

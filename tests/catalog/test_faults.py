@@ -159,9 +159,9 @@ def test_a_version_of_another_type_is_told_by_it(catalog, version):
 def test_a_name_is_text_or_a_list(catalog, name):
     """Each call refuses a name of another type, and says that it expects text."""
     for call in (lambda: catalog.save(name, 1), lambda: catalog.load(name)):
-        with pytest.raises(ValueError, match="name: expected a text or a list of texts, not a"):
+        with pytest.raises(ValueError, match="name: expected a string or a list of strings, not a"):
             call()
-    with pytest.raises(ValueError, match="name: expected a text or a list of texts, not a"):
+    with pytest.raises(ValueError, match="name: expected a string or a list of strings, not a"):
         catalog.remove(name)
 
 

@@ -413,12 +413,12 @@ def test_a_hash_is_cached_until_something_changes(name):
     """A change in place changes the hash and is noticed."""
     cls = _wide()
     before = identify(cls, Scope())
-    assert before.dependencies.holds()
+    assert before.dependencies.unchanged()
     IN_PLACE[name](cls)
-    assert not before.dependencies.holds()
+    assert not before.dependencies.unchanged()
     after = identify(cls, Scope())
     assert after.hash != before.hash
-    assert after.dependencies.holds()
+    assert after.dependencies.unchanged()
 
 
 CONTAINERS = {
@@ -441,9 +441,9 @@ def test_a_hash_is_cached_until_an_item_changes(place, content):
     names = {"__name__": "__main__", "given": value}
     exec(change(PLACES[place].format("given"), "").before, names)
     before = identify(names["F"], Scope())
-    assert before.dependencies.holds()
+    assert before.dependencies.unchanged()
     CONTAINERS[content](value)
-    assert not before.dependencies.holds()
+    assert not before.dependencies.unchanged()
     assert identify(names["F"], Scope()).hash != before.hash
 
 
@@ -452,7 +452,7 @@ def test_a_hash_of_a_mutable_object_is_not_cached(place):
     """A mutable object may change unnoticed, so it is hashed every time."""
     names = {"__name__": "__main__", "given": types.SimpleNamespace(a=1)}
     exec(change(PLACES[place].format("given"), "").before, names)
-    assert not identify(names["F"], Scope()).dependencies.holds()
+    assert not identify(names["F"], Scope()).dependencies.unchanged()
 
 
 def test_objects_that_pickle_copies_are_not_cached():
@@ -468,7 +468,7 @@ def test_objects_that_pickle_copies_are_not_cached():
     )
     before = identify(function, Scope())
     function.__globals__["BAG"].items.append(2)
-    assert not before.dependencies.holds()
+    assert not before.dependencies.unchanged()
     assert identify(function, Scope()).hash != before.hash
 
 
@@ -478,7 +478,7 @@ def test_a_dataclass_is_cached():
         "from dataclasses import dataclass, field\n@dataclass(order=True)\nclass F:\n"
         "    a: int\n    b: list = field(default_factory=list)\n    def f(self): return self.a"
     )
-    assert identify(cls, Scope()).dependencies.holds()
+    assert identify(cls, Scope()).dependencies.unchanged()
 
 
 def test_loggers_are_distinguished_by_name():

@@ -163,12 +163,12 @@ class LocalClasses:
         """
         name = name_of(obj)
         known = self._known.get(name, ())
-        for each, its, identity in known:
-            if each is obj and its is scope and identity.dependencies.holds():
+        same = [found for of, in_scope, found in known if of is obj and in_scope is scope]
+        for identity in same:
+            if identity.dependencies.unchanged():
                 return name, identity.hash
         identity = identify(obj, scope)
-        before = [its for each, in_, its in known if each is obj and in_ is scope]
-        self._warn(name, identity, *before)
+        self._warn(name, identity, *same)
         others = [other for other in known if other[0] is not obj]
         self._known[name] = ((obj, scope, identity), *others[: _KEPT - 1])
         return name, identity.hash
@@ -187,13 +187,13 @@ class LocalClasses:
                 changed,
                 name,
             )
-        elif watch.unsure and identity.size > _MUCH:
+        elif watch.undetectable and identity.size > _MUCH:
             logger.warning(
                 "%s is hashed again for every message (%s), because %s may change unnoticed: "
                 "pass it as an argument, or keep it in a list, dict, or tuple of plain values",
                 name,
                 human_size(identity.size),
-                watch.unsure,
+                watch.undetectable,
             )
         else:
             return

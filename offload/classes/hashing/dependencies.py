@@ -1,4 +1,4 @@
-"""Dependencies of a hash: objects that may change, in their state when it was computed."""
+"""Track the objects that a hash depends on, to find out whether it is still valid."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ _ROOM = 1 << 20
 class HashDependencies:
     """Objects that a hash depends on, in their state when it was computed.
 
+    Methods such as `cell` record the state of an object; `unchanged` compares it with today's.
+
     Attributes:
-        constant: False if it depends on an object whose changes can't be detected.
-        unsure: location and type of that object; "" if there is none.
+        constant: False if the hash depends on an object whose changes can't be detected.
+        undetectable: location and type of the first such object; "" if there is none.
         parts: a fingerprint of each class attribute and global.
     """
 
     def __init__(self) -> None:
         self.constant = True
-        self.unsure = ""
+        self.undetectable = ""
         self.parts: dict[str, int] = {}
         self._room = _ROOM
         self._contents: list[tuple[Any, tuple[Any, ...]]] = []
@@ -38,6 +40,7 @@ class HashDependencies:
         self._registered = abc.get_cache_token()
 
     def name(self, names: Mapping[Any, Any], name: Any, value: Any) -> None:
+        """Watch the value of a name; `MISSING` if it has none."""
         self._names.append((names, name, value))
 
     def names(self, names: Mapping[Any, Any], which: Iterable[Any], *, added: bool = False) -> None:
@@ -76,11 +79,11 @@ class HashDependencies:
             self.names(own, own, added=True)
 
     def changed_since(self, before: HashDependencies) -> str:
-        """Return the first attribute or global that changed since *before*; "" if code did."""
+        """Return the first attribute or global that changed since *before*; "" if only code did."""
         old, new = before.parts, self.parts.items()
         return next((name for name, value in new if old.get(name, value) != value), "")
 
-    def holds(self) -> bool:
+    def unchanged(self) -> bool:
         """Return whether it is certain that nothing has changed."""
         return (
             self.constant
@@ -94,13 +97,13 @@ class HashDependencies:
                 for function, code, defaults, keywords in self._functions
             )
             and all(cls.__bases__ is bases for cls, bases in self._bases)
-            and all(_holds(container, items) for container, items in self._contents)
+            and all(_has_items(container, items) for container, items in self._contents)
             and self._registered == abc.get_cache_token()
         )
 
 
 def _size(names: Mapping[Any, Any]) -> int:
-    """Return how many names there are, without what copyreg adds to the class of an instance."""
+    """Count names, except ``__slotnames__``, which copyreg adds to a class."""
     return len(names) - ("__slotnames__" in names)
 
 
@@ -108,8 +111,8 @@ def _items(container: Any) -> Iterable[Any]:
     return chain(container, container.values()) if type(container) is dict else container
 
 
-def _holds(container: Any, items: tuple[Any, ...]) -> bool:
-    """Return whether a container contains exactly these *items*, in this order."""
+def _has_items(container: Any, items: tuple[Any, ...]) -> bool:
+    """Return whether a container has exactly these *items*, in this order."""
     count = len(container) * 2 if type(container) is dict else len(container)
     try:
         return count == len(items) and all(map(is_, _items(container), items))

@@ -210,7 +210,8 @@ class StructuralHasher:
         if self._settled or (live and self.watch.content(value)):
             return
         self.watch.constant = False
-        self.watch.unsure = self.watch.unsure or f"{' > '.join(self._where)} ({type_name(value)})"
+        where = f"{' > '.join(self._where)} ({type_name(value)})"
+        self.watch.undetectable = self.watch.undetectable or where
 
     @contextmanager
     def _fingerprint(self, label: str, value: Any) -> Iterator[None]:

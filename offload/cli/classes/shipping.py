@@ -60,7 +60,7 @@ def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: b
     objs = {name_of(obj): obj for obj in options.registered(registry, names)}
     changed = _persisted(registry, objs) if no_latest else set(registry.push_all(objs.values()))
     hashes = {name: registry.get_class_hash(obj) for name, obj in objs.items()}
-    words = ("present", "stored") if no_latest else ("synced", "pushed")
+    old, new = ("present", "stored") if no_latest else ("synced", "pushed")
     if as_json:
         print_json(
             [
@@ -70,7 +70,10 @@ def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: b
         )
     elif objs:
         print_rows(
-            ((words[name in changed], format_version(name, hashes[name])) for name in objs),
+            (
+                (new if name in changed else old, format_version(name, hashes[name]))
+                for name in objs
+            ),
             levels=True,
         )
     else:
@@ -78,7 +81,7 @@ def push(ctx: click.Context, names: tuple[str, ...], no_latest: bool, as_json: b
 
 
 def _persisted(registry: ClassRegistry, objs: dict[str, Any]) -> set[str]:
-    """Store versions; return the names of those that were new."""
+    """Store versions without making them the latest; return the names of new ones."""
     stored = {(each.name, code_hash) for each in registry.listing() for code_hash in each.versions}
     return {name for name, obj in objs.items() if (name, registry.persist_class(obj)) not in stored}
 
@@ -142,8 +145,8 @@ def _print(name: str, tag: str, code_hash: str, was: str | None, *, as_json: boo
     type=click.FloatRange(min=0, min_open=True),
     required=True,
     metavar="DAYS",
-    help="Choose a time longer than any message waits, and longer than any process runs that sends "
-    "old versions.",
+    help="Choose a time longer than any message waits, and longer than any process keeps sending "
+    "an old version.",
 )
 @click.option("--dry-run", "-n", is_flag=True, help="Delete nothing; only report.")
 @as_json
@@ -247,9 +250,9 @@ def verify(ctx: click.Context, names: tuple[str, ...], all_versions: bool, as_js
     for name in wanted - found.keys():
         registry.versions(name)  # raises UnknownClass
     verified = [
-        _verify(registry, name, what, asked_for)
+        _verify(registry, name, what, which)
         for name in sorted(wanted or found)
-        for what, asked_for in _asked_for(found[name], all_versions=all_versions)
+        for what, which in _versions_of(found[name], all_versions=all_versions)
     ]
     refused = sum(each.record is None for each in verified)
     ok = len(verified) - refused
@@ -280,7 +283,9 @@ class _Verified:
     why: str | None
 
 
-def _asked_for(listed: ClassSummary, *, all_versions: bool) -> Iterator[tuple[str, dict[str, str]]]:
+def _versions_of(
+    listed: ClassSummary, *, all_versions: bool
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each version to verify, as its label and the arguments of `ClassRegistry.verify`."""
     if listed.latest is not None or listed.broken:
         yield "latest", {}
@@ -289,11 +294,11 @@ def _asked_for(listed: ClassSummary, *, all_versions: bool) -> Iterator[tuple[st
         yield from (("version", {"code_hash": each}) for each in sorted(listed.versions))
 
 
-def _verify(registry: ClassRegistry, name: str, what: str, asked_for: dict[str, str]) -> _Verified:
+def _verify(registry: ClassRegistry, name: str, what: str, which: dict[str, str]) -> _Verified:
     try:
-        record = registry.verify(name, **asked_for)
+        record = registry.verify(name, **which)
     except (CodeRefused, VersionMissing) as exc:
-        return _Verified(name, what, asked_for.get("code_hash"), None, str(exc))
+        return _Verified(name, what, which.get("code_hash"), None, str(exc))
     return _Verified(name, what, record.hash, record, None)
 
 

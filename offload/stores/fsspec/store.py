@@ -29,10 +29,10 @@ class FsspecStore:
         url: the store's URL without credentials, for errors and operators.
         root: the folder in the file system.
         threads: number of files that each process reads and writes in parallel.
-        skew: seconds by which the clocks of clients may differ; added to every life.
-        ahead: share by which to extend a life beyond the request, so that further holds need no
-            write for a while.
-        clock: returns seconds since 1970; replaces this host's and the file system's clock.
+        skew: seconds by which the clocks of clients may differ; added to every lifetime.
+        ahead: how much longer to keep a blob than requested, as a multiple of the request, so that
+            further holds need no write for a while.
+        clock: returns seconds since 1970, in place of this host's and the file system's clock.
     """
 
     def __init__(

@@ -37,9 +37,9 @@ MANY = 256
 LARGEST = 512 << 20
 """Maximum bytes of a Redis string."""
 UNHELD = 10.0
-"""Seconds to keep a blob that is stored before it is held, until the hold extends its life."""
+"""Maximum seconds that a blob lives between being stored and being held."""
 DEFERRED = 100
-"""Maximum number of blobs whose release waits for another request; more would slow that down."""
+"""Maximum number of blobs whose release may wait for another request, which it slows down."""
 BATCH = 1000
 """Maximum number of blobs per run of a script, which then takes the server about a millisecond."""
 
@@ -131,9 +131,10 @@ class RedisBlobs:
         return [counts[digest] for digest in digests]
 
     def held_by(self, digests: Sequence[Digest], name: str) -> set[Digest]:
-        """Return the blobs held by *name*, reading a limited number of holders at a time.
+        """Return the blobs held by *name*.
 
-        A blob may have many, and other clients shouldn't have to wait.
+        Reads a limited number of holders at a time: a blob may have many, and other clients
+        shouldn't have to wait.
         """
         found: set[Digest] = set()
         pattern = f"*{escaped(name)}*"

@@ -35,7 +35,7 @@ CREATE TABLE lease (
 ) WITHOUT ROWID;
 CREATE TABLE file (name TEXT PRIMARY KEY, written REAL NOT NULL, content BLOB NOT NULL);
 """
-_PASSING = {
+_TEMPORARY = {
     "locked": "other processes locked it for too long",
     "full": "its disk is full: make room, or lower offload_retention",
     "disk I/O error": "its disk failed to read or write",
@@ -144,7 +144,9 @@ class Database:
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if _version(connection) == 0:
-            if tables:  # read before the version, which is set in the same transaction as ours
+            # The tables were counted first. offload creates tables and sets the version in one
+            # transaction, so tables without a version belong to another program.
+            if tables:
                 raise StoreError(
                     f"{self.url} can't be used: {_HINTS['not a database']}", store=self.url
                 )
@@ -183,7 +185,7 @@ class Database:
             yield
         except sqlite3.Error as exc:
             said = str(exc)
-            for word, meaning in _PASSING.items():
+            for word, meaning in _TEMPORARY.items():
                 if word in said:
                     raise StoreUnavailable(
                         f"{self.url}: {meaning} ({said})", store=self.url
@@ -204,7 +206,7 @@ def _version(connection: sqlite3.Connection) -> int:
 # locks SQLite would attribute to the child. So connections are closed before a fork.
 _opened: weakref.WeakSet[Database] = weakref.WeakSet()
 _forking: list[Database] = []
-_one_fork = threading.Lock()  # several threads may fork at the same time
+_one_fork = threading.Lock()  # threads may fork at the same time, but `_forking` is for one fork
 
 
 def _before_fork() -> None:

@@ -33,7 +33,7 @@ from offload.stores.checks import (
 from offload.stores.protocols import PUT, BlobInfo, Parts, Store, size_of
 from offload.stores.tiered.index import Location, Tier, TierIndex
 
-_TURNS = 10
+_TURNS = 10  # attempts to extend blobs that other processes keep storing again
 _MANY = 1000  # blobs of a lower tier to look up in the index at a time
 
 
@@ -99,7 +99,7 @@ class TieredBlobs:
         return missing
 
     def _is_first(self, wanted: Wanted) -> bool:
-        """Return whether a blob belongs to the first tier; without content, it may be anywhere."""
+        """Return whether a blob belongs to the first tier; without its content, that is unknown."""
         return wanted.parts is not None and not self._tier_for(wanted.parts, wanted.value_size)
 
     def release(self, digests: Sequence[Digest], holder: str, grace: float) -> None:
@@ -345,7 +345,7 @@ class TieredBlobs:
 
 
 class TierCounts:
-    """Counts what each tier does, by its URL, once `counters` is set."""
+    """Counts blobs, bytes, times, and errors of each tier by its URL, once `counters` is set."""
 
     def __init__(self, urls: Collection[str]) -> None:
         self._urls = urls
