@@ -58,20 +58,22 @@ def index_hashes(index: Any) -> Any:
     """
     import numpy as np
 
-    values: Any = index.array
-    if hasattr(values, "codes"):
-        values = values.codes
-    elif hasattr(values, "asi8"):
-        values = values.asi8
+    values: Any
+    if hasattr(index, "levels"):
+        values = index._engine.values  # a number for each row, composed of its codes
+    elif hasattr(index.array, "codes"):
+        values = index.array.codes
+    elif hasattr(index.array, "asi8"):
+        values = index.array.asi8
     else:
-        values = values._data if hasattr(values, "_mask") else index.to_numpy()
+        values = index.array._data if hasattr(index.array, "_mask") else index.to_numpy()
     found: Any
     if values.dtype == object:
         found = np.fromiter(map(hash, values), np.int64, len(values)).view(np.uint64)
         return (found >> 32 ^ found).astype(np.uint32)
     if values.dtype.kind == "f" and values.itemsize == 8:
         return _hash_floats(values)
-    if values.dtype.kind == "c" and values.itemsize == 16:
+    if values.dtype.kind == "c":
         return _hash_floats(values.real.copy()) ^ _hash_floats(values.imag.copy())
     if values.dtype.kind in "iumM" and values.itemsize == 8:
         found = np.ascontiguousarray(values).view(np.uint64)
@@ -80,13 +82,15 @@ def index_hashes(index: Any) -> Any:
 
 
 def _hash_floats(values: Any) -> Any:
-    """Return MurmurHash2 of 64-bit floats, without its final mixing, which keeps them distinct."""
+    """Return MurmurHash2 of floats as pandas applies it."""
     import numpy as np
 
     factor = np.uint32(0x5BD1E995)
     found: Any = np.full(len(values), (0xC70F6907 ^ 4) & 0xFFFFFFFF, np.uint32)
-    words = (np.ascontiguousarray(values) + 0.0).view(np.uint64)  # -0.0 equals 0.0
-    for word in (words.astype(np.uint32), (words >> 32).astype(np.uint32)):
-        mixed = word * factor
+    values = np.ascontiguousarray(values) + values.dtype.type(0.0)  # -0.0 equals 0.0
+    words = values.view(np.uint32 if values.itemsize == 4 else np.uint64)
+    for word in (words >> at for at in range(0, 8 * values.itemsize, 32)):
+        mixed = word.astype(np.uint32) * factor
         found = found * factor ^ (mixed ^ mixed >> 24) * factor
-    return found
+    found = (found ^ found >> 13) * factor
+    return found ^ found >> 15

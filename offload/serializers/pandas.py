@@ -216,11 +216,21 @@ def read_index(node: Node, reader: Reader) -> Any:
 def _check_collisions(*indexes: Any) -> None:
     """Raise ValueError if pandas would take quadratic time to find out whether items are unique."""
     for index in indexes:
-        if len(index) <= COLLIDING or type(index) in (pd.RangeIndex, pd.MultiIndex):
+        if len(index) <= COLLIDING or type(index) is pd.RangeIndex:
             continue
+        if type(index) is pd.IntervalIndex:
+            _check_collisions(_distinct(index.left), _distinct(index.right))
         hashes = index_hashes(index)
         if hashes is not None and np.unique(hashes, return_counts=True)[1].max() > COLLIDING:
             raise ValueError(f"more than {COLLIDING} items have the same hash")
+
+
+def _distinct(index: Any) -> Any:
+    """Return the distinct items of an index; sort them, as hashing might take quadratic time."""
+    ordered = index.dropna().sort_values()
+    is_new = np.ones(len(ordered), bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_new]
 
 
 # -- columns ----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import pickle
 import random
@@ -459,15 +460,30 @@ def colliding(kind):
             words.append(first | (wanted ^ wanted >> 24) * inverse % 2**32 << 32)
         floats = np.array(words, np.uint64).view(np.float64)
         return pd.Index(floats[np.isfinite(floats)][::-1])
+    if kind in ("complex64", "complex128"):
+        # The hashes of both parts are combined by an exclusive or.
+        return pd.Index((1 + 1j) * np.random.default_rng(1).permutation(400), dtype=kind)
     if kind == "objects":
         return pd.Index([k * (2**61 - 1) for k in range(400, 0, -1)], dtype=object)
     if kind == "times":
         return pd.DatetimeIndex(numbers.astype(np.int64).view("M8[ns]"))
+    if kind == "intervals":
+        return pd.IntervalIndex.from_arrays(numbers.astype(np.int64), np.arange(400) + 2**60)
+    if kind == "rows":  # pandas compares them by 16 bits of each code, plus 2
+        codes = [(numbers >> np.uint64(at) & np.uint64(2**16 - 1)) - 2 for at in (32, 16, 0)]
+        kept = np.all([each < 2**16 - 2 for each in codes], axis=0)
+        levels = [pd.RangeIndex(2**16 - 2)] * 3
+        return pd.MultiIndex(levels, [each[kept].astype(np.int64) for each in codes])
     return pd.Index(numbers.astype(np.int64), dtype={"masked": "Int64"}.get(kind, "int64"))
 
 
-@pytest.mark.parametrize("form", ("categories", "level", "labels"))
-@pytest.mark.parametrize("kind", ("integers", "floats", "times", "masked", "objects"))
+KINDS = ("integers", "floats", "complex64", "complex128", "times", "masked", "objects", "intervals")
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    (*itertools.product(KINDS, ("categories", "level", "labels")), ("rows", "labels")),
+)
 def test_items_that_pandas_compares_by_one_hash_are_refused(monkeypatch, help_, kind, form):
     """Categories, levels, and labels without duplicates whose hashes collide are refused, by the
     sender, too: pandas takes quadratic time to compare them. Others arrive.
@@ -488,11 +504,14 @@ def test_items_that_pandas_compares_by_one_hash_are_refused(monkeypatch, help_, 
         payload = REGISTRY.encode(sent, "json")
     with pytest.raises(DeserializationError, match="same hash"):
         REGISTRY.decode("tree", payload.head, list(payload.buffers))
-    if kind != "objects":
-        fine = made(
-            pd.Index(np.random.default_rng(2).permutation(1000), dtype=colliding(kind).dtype)
-        )
-        assert help_.same(help_.through(fine), fine)
+    numbers = np.random.default_rng(2).permutation(1000)
+    if kind == "intervals":  # the ends of several may be equal
+        fine = pd.IntervalIndex.from_arrays(numbers // 500, numbers + 2)
+    elif kind == "rows":
+        fine = pd.MultiIndex.from_arrays([numbers // 500, numbers])
+    else:
+        fine = pd.Index(numbers, dtype=None if kind == "objects" else colliding(kind).dtype)
+    assert help_.same(help_.through(made(fine)), made(fine))
 
 
 @pytest.mark.parametrize("kind", ("freq", "periods"))

@@ -55,6 +55,7 @@ def test_numpy_keeps_the_fill_value_that_was_set():
         (np.arange(9), True),
         (np.arange(9.0), True),
         (np.arange(9, dtype="c16"), True),
+        (np.arange(9, dtype="c8"), True),
         (np.arange(9).astype("M8[s]"), True),
         (np.array(["a", 1, None], object), True),
         (np.arange(9, dtype="i4"), False),
@@ -70,6 +71,15 @@ def test_pandas_hashes_items_of_64_bits_to_32(items, has_hashes):
     hashes = index_hashes(pd.Index(items))
     assert (hashes is not None) == has_hashes
     assert hashes is None or len(set(hashes.tolist())) == len(items) == len(hashes)
+
+
+def test_pandas_compares_rows_by_one_number():
+    """pandas' engine of a MultiIndex has a number for each row, of 64 bits for long levels."""
+    pd = pytest.importorskip("pandas")
+    rows = pd.MultiIndex([pd.RangeIndex(2**17)] * 2, [np.arange(9), np.arange(9)])
+    hashes = index_hashes(rows)
+    assert len(set(hashes.tolist())) == len(rows) == len(hashes)
+    assert index_hashes(pd.MultiIndex.from_arrays([[1, 2], [1, 2]])) is None
 
 
 @pytest.mark.parametrize("dtype", ("Int64", "Float64", "boolean"))

@@ -569,6 +569,10 @@ def data_array(*index):
     (
         ("PIL.Image", ["L", [10**4, 10**4], MANY, None, NONE]),
         ("scipy.sparse.coo_array", [[5], numbers(0), MANY]),
+        ("scipy.sparse.coo_array", [[5], MANY, [numbers(0)]]),
+        ("scipy.sparse.dia_array", [[5, 5], MANY, numbers(0)]),
+        ("scipy.sparse.csr_array", [[1, 1], MANY, numbers(0), numbers(2, data="AAAAAAAAAAA=")]),
+        ("scipy.sparse.bsr_array", [[1, 1], MANY, numbers(0), numbers(2, data="AAAAAAAAAAA=")]),
         (
             "scipy.sparse.lil_array",
             [

@@ -22,6 +22,7 @@ def _encode_compressed(value: Any) -> Any:
 
 def _decode_compressed(kind: Any, data: Any, version: int) -> Any:
     shape, content, indices, indptr = data
+    _check_content(content)
     _check_arrays(indices, indptr)
     made = kind((content, indices, indptr), shape=_shape(shape), copy=False)
     made.indices, made.indptr = indices, indptr  # the constructor may convert them to a copy
@@ -40,6 +41,7 @@ def _encode_coo(value: Any) -> Any:
 def _decode_coo(kind: Any, data: Any, version: int) -> Any:
     shape, content, coords = data
     shape = _shape(shape)
+    _check_content(content)
     _check_arrays(*as_list(coords))
     if len(coords) != len(shape) or any(len(each) != len(content) for each in coords):
         raise NotDecoded("its coordinates don't fit its shape")
@@ -60,8 +62,9 @@ def _encode_dia(value: Any) -> Any:
 
 def _decode_dia(kind: Any, data: Any, version: int) -> Any:
     shape, content, offsets = data
+    _check_content(content)
     _check_arrays(offsets)
-    if not isinstance(content, np.ndarray) or content.ndim != 2 or len(content) != len(offsets):
+    if content.ndim != 2 or len(content) != len(offsets):
         raise NotDecoded("its diagonals don't fit its offsets")
     made = kind((content, offsets), shape=_shape(shape), copy=False)
     made.offsets = offsets
@@ -107,6 +110,11 @@ def _shape(shape: Any) -> tuple[int, ...]:
     if any(type(n) is not int or not 0 <= n < 2**63 for n in shape):
         raise NotDecoded("not a shape")
     return tuple(shape)
+
+
+def _check_content(content: Any) -> None:
+    if not isinstance(content, np.ndarray):  # scipy would expand a range
+        raise NotDecoded("its content isn't an array")
 
 
 def _check_arrays(*arrays: Any) -> None:
