@@ -9,8 +9,8 @@ value's bytes; ``s``, its serializer; ``t``, its type, for people; ``c`` and ``u
 reference was created and until when the store holds the value (seconds since 1970); ``k``, a
 fingerprint of the signing key, or ``x`` and the start of the id of the encryption key that it is
 derived from; and ``m``, a keyed BLAKE2b (RFC 7693, 128 bits) of everything
-before it. Instead of ``d`` there may be ``i``: a small value itself, base64, which the message's
-own serializer can't carry. Readers ignore unknown fields; references created before ``k``
+before it. Instead of ``d`` there may be ``i``: a small value itself, in base64, that the message's
+own serializer doesn't support. Readers ignore unknown fields; references created before ``k``
 was added lack it.
 
 A *late* reference (wire version 2, which earlier releases refuse) names an object of the catalog
@@ -320,7 +320,7 @@ class Keys:
 
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
-        """The keys' fingerprints, as references carry them."""
+        """The keys' fingerprints, as in references."""
         return tuple(
             f"{ENCRYPTION}{each}"[:_DIGITS] if each else fingerprint(key)[:_DIGITS]
             for key, each in self.with_ids()

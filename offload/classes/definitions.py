@@ -25,7 +25,7 @@ from typing import Any
 from offload.classes.hashing.values import annotations_of
 
 FUTURE = __future__.annotations.compiler_flag
-_PARTS = ("__func__", "fget", "fset", "fdel", "func", "__wrapped__")
+_PARTS = ("__func__", "fget", "fset", "fdel", "func", "__wrapped__")  # of methods and properties
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _GLOBALS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL"})
 _RUN_AT_ONCE = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<generic parameters of")
@@ -80,14 +80,14 @@ def definition_of(obj: Any) -> Definition:
     for file in dict.fromkeys([*(code.co_filename for code in live), *_files(names)]):
         lines = _lines(file, names)
         tree = _parsed("".join(lines))
-        its = {code for code in live if code.co_filename == file}
-        future = _is_future(tree) or any(code.co_flags & FUTURE for code in its or live)
+        here = {code for code in live if code.co_filename == file}
+        future = _is_future(tree) or any(code.co_flags & FUTURE for code in here or live)
         codes = _codes("".join(lines), future=future) if live else frozenset()
-        its |= {code for code in live if code in codes and not _lines(code.co_filename, names)}
+        here |= {code for code in live if code in codes and not _lines(code.co_filename, names)}
         for node in reversed(list(_named(tree.body, obj.__qualname__))):
-            if its:
-                lines_of = range(_first_line(node), (node.end_lineno or 0) + 1)
-                matches = its <= codes and all(code.co_firstlineno in lines_of for code in its)
+            if here:
+                span = range(_first_line(node), (node.end_lineno or 0) + 1)
+                matches = here <= codes and all(code.co_firstlineno in span for code in here)
             else:
                 matches = isinstance(obj, type) and _looks_like(node, obj, names, live)
                 future = future or _has_text_annotations(node, obj)

@@ -16,7 +16,7 @@ from offload.errors import InvalidRef
 from offload.hooks.runtime import Runtime
 from offload.inspect.blobs import digest_prefix, find_digest, is_ref
 from offload.inspect.content import BlobContent, read_content
-from offload.inspect.values import carried_types, describe, json_finite
+from offload.inspect.values import describe, json_finite, supported_types
 from offload.ref import Ref
 from offload.text import human_duration, human_size, printable
 
@@ -198,7 +198,7 @@ def types(ctx: click.Context, as_json: bool) -> None:
     """
     runtime = runtime_of(ctx)
     _ = runtime.settings  # reading the settings also registers their types
-    found = carried_types(runtime.accepted)
+    found = supported_types(runtime.accepted)
     if as_json:
         print_json([asdict(each) for each in found])
         return

@@ -124,7 +124,7 @@ class Writer:
 
         A returned payload must be stored with `put_or_inline`. The value of a returned reference is
         already held, or is inside the reference: it has less than *threshold* bytes, and
-        *celery_serializer* can't carry it.
+        *celery_serializer* doesn't support it.
 
         Args:
             salt: see `Payload`.
@@ -142,12 +142,12 @@ class Writer:
         self.check_size(payload)
         if payload.size >= threshold:
             return replace(payload, salt=salt) if salt else payload
-        if self._is_carried(value, celery_serializer, payload):
+        if self._leaves_to_celery(value, celery_serializer, payload):
             return None
         return self.inline_ref(payload)
 
-    def _is_carried(self, value: Any, celery_serializer: str, payload: Payload) -> bool:
-        return not payload.ships_code and self._serializers.carries(
+    def _leaves_to_celery(self, value: Any, celery_serializer: str, payload: Payload) -> bool:
+        return not payload.ships_code and self._serializers.leaves_to_celery(
             value, celery_serializer, payload
         )
 
@@ -340,7 +340,7 @@ class Writer:
 
         While the store is unavailable and ``offload_on_outage`` is ``inline``, a value of up to
         ``offload_inline_limit`` bytes stays in the message: returns None if *celery_serializer*
-        carries *value* as it is, else a reference that contains it.
+        supports *value*, else a reference that contains it.
         """
         try:
             return self.put_payload(
@@ -354,8 +354,8 @@ class Writer:
             settings = self._settings
             if settings.on_outage != "inline" or payload.size > settings.inline_limit:
                 raise
-            is_carried = self._is_carried(value, celery_serializer, payload)
-            if not is_carried and self._signing.known is None:
+            left_to_celery = self._leaves_to_celery(value, celery_serializer, payload)
+            if not left_to_celery and self._signing.known is None:
                 raise StoreUnavailable(
                     f"{exc}; {celery_serializer} can send a {payload.type or 'value'} in the "
                     "message only inside a signed reference, whose key is in the store: set "
@@ -363,7 +363,7 @@ class Writer:
                     store=self._store.url,
                 ) from exc
             self._counters.add(outage_inline=1)
-            return None if is_carried else self.inline_ref(payload)
+            return None if left_to_celery else self.inline_ref(payload)
 
     def put_escaped(self, value: Any, *, celery_serializer: str, hold: Hold) -> Ref[Any]:
         """Return a reference to user data that itself looks like a reference."""

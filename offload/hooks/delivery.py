@@ -45,7 +45,7 @@ from offload.ref import LostValue, Ref
 from offload.settings import TaskOptions
 
 _STEP = 0.5
-"""Share of the grace by which a renewed hold outlasts the time that a redelivery needs."""
+"""Share of the grace period that a renewal adds to it, so that renewals are rare."""
 _STEP_AT_LEAST = 30.0  # seconds between two renewals of one hold
 
 _deliveries: dict[str, Delivery] = {}
@@ -84,18 +84,16 @@ class Delivery:
         options: the options given with the call.
         attempt: how many times the message was sent again because of a store outage.
         waits: how many times it was sent again because an equal call was computing.
-        memo: what was looked up for a memo task (`hooks.memo.Call`); None: nothing.
+        memo: the call that was looked up for a memo task (`hooks.memo.Call`), else None.
         started: whether the task's own function was entered.
-        message: the name by which the message holds values, see `task_holder`; empty: it holds
-            none.
+        message: the name by which the message holds values, see `task_holder`; "" if it holds none.
         until: when the values that the message refers to may expire unless they are renewed; None
             if unknown.
         since: when the chord started that the task belongs to or leads to.
-        parts_are_held: whether the chord's body may be the holder of parts of that chord.
+        parts_are_held: whether results of that chord's parts may be held for its body.
         known: the references of values that user code may publish again, and of the result.
         stores_result: whether the result backend is storing the task's result.
-        state: the reference of the state that is stored now if it is large and will be replaced,
-            and its holder.
+        state: the reference and holder of the stored state, if that is large and will be replaced.
         has_stored: whether a state was stored.
         failure: the exception that was stored last, and what replaces it in the result backend.
         ahead: the task's state in the backend, read while values were transferred; None: not read.
@@ -383,9 +381,7 @@ class Delivery:
         return read
 
     def reading_state(self) -> AbstractContextManager[None]:
-        """Have the backend read the state that Celery will ask for, while this block waits for the
-        store.
-        """
+        """Read the state that Celery will ask for while this block waits for the store."""
         if self.ahead is not None and self.ahead.is_fresh:
             return nullcontext()
         return asked_ahead(self.task.backend, self.task_id, self._take_state)

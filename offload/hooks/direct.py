@@ -90,7 +90,7 @@ def _passing_refs(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _holds_scalars(args: Any, kwargs: Any) -> bool:
-    """Return whether the arguments are scalars, which any serializer carries, or are malformed."""
+    """Return whether all arguments are scalars, which any serializer supports, or are malformed."""
     if not isinstance(args or (), (list, tuple)) or not isinstance(kwargs or {}, dict):
         return True
     kinds = {*map(type, args or ()), *map(type, (kwargs or {}).values())}
@@ -112,7 +112,7 @@ def with_refs(
 def _find(
     runtime: Runtime, task: str, root: Mapping[str, Any], serializer: str
 ) -> Iterator[tuple[tuple[Any, ...], Ref[Any]]]:
-    """Yield the references to pass for values that the serializer can't carry, with their paths."""
+    """Yield references for the values that the serializer doesn't support, with their paths."""
     for kind in ("args", "kwargs"):
         items = root[kind].items() if isinstance(root[kind], dict) else enumerate(root[kind])
         for key, value in items:
@@ -163,7 +163,7 @@ def _copy(
     serializers = Registry(runtime.accepted)
     try:
         with no_refs_within():
-            if serializers.carries(value, serializer):
+            if serializers.leaves_to_celery(value, serializer):
                 return None
             payload = serializers.encode(value, serializer)
     except OffloadError as exc:

@@ -1,11 +1,11 @@
-"""Events: large fields of ``Task.send_event`` are stored, and their events stay small.
+"""Store large fields of events (``Task.send_event``), so that events stay small.
 
 Receivers such as Flower see text in place of a large field: its type, its size, and its reference.
 `Offload.read_event` returns an event with the values. Events are for watching, so their values
-live for an hour only; and if the store fails, the event says so instead of failing the task.
+live for only an hour; and if the store fails, the event says so, and the task doesn't fail.
 
-A worker's main process sends events of its own about each task. Those on failures contain the
-whole traceback; here they get its start and end, as the result has all of it.
+A worker's main process sends events of its own about each task. Those about failures contain the
+whole traceback. Here, they keep only its start and end, because the result contains all of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VALUE_TTL = 3600.0
 """Seconds for which the values of an event are held."""
 
 _EXCERPT = 500  # characters of the start and of the end of a text
-_CELERYS = frozenset({"exception", "traceback"})
+_CELERY_FIELDS = frozenset({"exception", "traceback"})  # that may be large in Celery's own events
 
 
 def install() -> None:
@@ -52,7 +52,7 @@ def _storing(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _stored(runtime: Runtime, task: Any, name: str, value: Any) -> Any:
-    """Return the value to send for a field: a reference text if it is large."""
+    """Return the value to send for a field: text with a reference if the field is large."""
     options = runtime.options(task.name)[0]
     forged = _wire_of(value) is not None
     if not forged and (
@@ -102,7 +102,7 @@ def _wire_of(value: Any) -> str | None:
 def read_event(runtime: Runtime, event: Mapping[str, Any]) -> dict[str, Any]:
     """Return *event* with values in place of the fields that stand for them.
 
-    Raises what `Offload.get` raises.
+    Raises the same errors as `Offload.get`.
     """
     wires = {name: _wire_of(value) for name, value in event.items()}
     return {
@@ -112,7 +112,7 @@ def read_event(runtime: Runtime, event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shorten_fields(runtime: Runtime, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an event of Celery's on a failure, with an excerpt of each large text.
+    """Return the fields of Celery's event about a failure, with excerpts of large texts.
 
     For the main process, which doesn't wait for the store.
     """
@@ -121,7 +121,7 @@ def shorten_fields(runtime: Runtime, fields: Mapping[str, Any]) -> dict[str, Any
     if settings.mode != "on":
         return dict(fields)
     return {
-        name: _excerpt(value) if name in _CELERYS and _is_longer(value, limit) else value
+        name: _excerpt(value) if name in _CELERY_FIELDS and _is_longer(value, limit) else value
         for name, value in fields.items()
     }
 

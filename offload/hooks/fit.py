@@ -59,7 +59,7 @@ def fit(
         wider = search({tuple(slot.path): slot for slot in out.slots if slot.placed})
         found = [slot for slot in wider.slots if slot.optional]
         found.sort(key=_size, reverse=True)
-        count = 0  # nothing but what arrived by reference, which is sent by it again
+        count = 0  # first store nothing more: sending known references again may be enough
         while True:
             chosen = set(map(id, found[:count]))
             out = replace(wider, slots=list(_chosen(wider.slots, chosen)))
@@ -78,8 +78,8 @@ def fit(
 
 
 def check_stayed(message: Any, out: Outgoing, limit: MessageLimit, call: Mapping[str, Any]) -> None:
-    """Raise StoreUnavailable if *message* is too large because the store was unavailable, so that
-    values to be stored are in it.
+    """Raise StoreUnavailable if *message* is too large because it contains values that couldn't be
+    stored.
     """
     sizes = limit.measure(message, call, out.runtime.app.conf)
     if sizes is not None and not _fits(sizes, limit):
@@ -164,7 +164,7 @@ def _count(out: Outgoing) -> None:
 
 
 def _release(out: Outgoing) -> None:
-    """Release values that were in the store already, and were held for this message."""
+    """Release the values that the store had already, and that were held for this message."""
     for slot in out.slots:
         if slot.held and slot.ref is not None:
             with suppress(OffloadError):  # they expire
@@ -174,7 +174,7 @@ def _release(out: Outgoing) -> None:
 def _too_large(out: Outgoing, limit: MessageLimit, sizes: Sizes, task: str) -> ValueTooLarge:
     """Return the error about a message that can't be reduced further."""
     refs = _in_message(out)
-    inline = sorted(((_carried(value, out.serializer), name) for _, name, value in out.inline))
+    inline = sorted(((_plain_size(value, out.serializer), name) for _, name, value in out.inline))
     parts = [
         (sizes.headers, "headers", "shorten headers, argsrepr, and stamps"),
         (
@@ -219,8 +219,8 @@ def _in_message(out: Outgoing) -> list[str]:
     return [shorten(wire, key) for wire in wires]
 
 
-def _carried(value: Any, serializer: str) -> int:
-    """Return the bytes of *value* in the message; 0 if its serializer can't write it."""
+def _plain_size(value: Any, serializer: str) -> int:
+    """Return the serialized bytes of *value*; 0 if *serializer* doesn't support it."""
     with suppress(Exception):
         return len(registry.dumps(value, serializer=serializer)[2])
     return 0

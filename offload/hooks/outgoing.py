@@ -127,13 +127,13 @@ class Outgoing:
             about_now.reset(token)
 
     def _check_inline(self) -> None:
-        """Raise SerializationError if the message can't carry a value, before any is stored."""
+        """Raise SerializationError, before anything is stored, if a value can't stay inline."""
         serializers = self.runtime.content.serializers
         for task, argument, value in self.inline:
-            if not serializers.carries(value, self.serializer):
+            if not serializers.leaves_to_celery(value, self.serializer):
                 raise SerializationError(
-                    f"task {task!r}, {argument}: {self.serializer} cannot carry a "
-                    f"{type_name(value)} in the message, where inline keeps it; remove it from "
+                    f"task {task!r}, {argument}: {self.serializer} can't serialize a "
+                    f"{type_name(value)}, which inline keeps in the message; remove it from "
                     "inline, or pass a Ref made by Offload.put",
                     task=task,
                     argument=argument,

@@ -1,7 +1,7 @@
 """Check an app's settings as early as possible, and say at startup how it is configured.
 
-Settings are checked once the app is finalized, or Django is set up. Else a publisher
-would learn of a wrong setting from its first large value, perhaps days later. The configuration
+Settings are checked once the app is finalized, or Django is set up. Otherwise, a wrong setting
+would show only when a publisher sends its first large value, perhaps days later. The configuration
 stays lazy: nothing here reads it before Celery does, and nothing connects.
 
 (The signals ``on_after_configure`` and ``on_after_finalize`` can't do this: Celery swallows what
@@ -29,10 +29,10 @@ _DJANGO = "django.conf:settings"
 
 
 def check_early(runtime: Runtime, app: Any) -> None:
-    """Check the settings of *app* when it is finalized, or now if it is.
+    """Check the settings of *app* when it is finalized, or now if it already is.
 
-    Where Django's settings configure the app, check their names and values once Django is set up,
-    or now if it is. Raises ConfigurationError, then or now.
+    If Django's settings configure the app, check their names and values once Django is set up, or
+    now if it already is. Raises ConfigurationError at that time.
     """
     if app.finalized:
         runtime.check_publisher()
@@ -77,7 +77,7 @@ def _check_django(runtime: Runtime, app: Any) -> None:
 
 
 _ABOVE = ".> results:"
-"""Of Celery's banner, the line under which ours stands."""
+"""Start of the line of Celery's banner below which offload's line is inserted."""
 
 _logger = get_logger(__name__)
 
@@ -105,7 +105,7 @@ def add_to_banner(runtime: Runtime, worker: Any) -> None:
 def summary(runtime: Runtime) -> str:
     """Describe store, mode, threshold, node cache, and version, without credentials.
 
-    The store isn't asked.
+    Doesn't contact the store.
     """
     settings = runtime.settings
     try:

@@ -252,8 +252,8 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class CarriedType:
-    """A type, and how it is serialized.
+class SupportedType:
+    """A type that offload can serialize, and how.
 
     Attributes:
         name: its name in stored data; for types registered with kombu, their marker.
@@ -273,7 +273,7 @@ class CarriedType:
     advice: str = ""
 
 
-def carried_types(accepted: Collection[str]) -> list[CarriedType]:
+def supported_types(accepted: Collection[str]) -> list[SupportedType]:
     """Return the registered types, those that need an import, and how other types are serialized.
 
     Args:
@@ -282,17 +282,17 @@ def carried_types(accepted: Collection[str]) -> list[CarriedType]:
     Raises ConfigurationError if a type in ``offload_types`` can't be loaded.
     """
     own = registered_types()
-    found = [CarriedType(each.name, full_name(each.type), each.version, each.how) for each in own]
+    found = [SupportedType(each.name, full_name(each.type), each.version, each.how) for each in own]
     names = {each.name for each in own}
     for built_in in BUILT_IN.values():
         found += [
-            CarriedType(
+            SupportedType(
                 name, "", None, f"offload[{built_in.extra}]", False, f"import {built_in.imported}"
             )
             for name in built_in.types
             if name not in names and not any(each.type == name for each in found)
         ]
-    found += [CarriedType(name, "", None, "kombu's register_type") for name in json_types()]
+    found += [SupportedType(name, "", None, "kombu's register_type") for name in json_types()]
     if "pickle" in accepted:
-        found.append(CarriedType("any other", "", None, "pickle"))
+        found.append(SupportedType("any other", "", None, "pickle"))
     return found

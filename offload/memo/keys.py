@@ -3,7 +3,7 @@
 The key of a call is a BLAKE3 hash over the name and the code of its function, and over the name and
 the content of each of its arguments. References carry digests of their content, so that no argument
 is read. Other arguments are serialized as they would be to be stored, and hashed; a value has the
-same digest in both cases, except for some that JSON can't carry as they are.
+same digest in both cases, unless JSON changes it.
 """
 
 from __future__ import annotations

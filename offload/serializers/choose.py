@@ -88,7 +88,7 @@ class Registry:
         return self._by_name[serializer].decode(head, buffers)
 
     def check_accepted(self, serializer: str) -> None:
-        """Raise what `decode` would raise because of the name, before the value is fetched."""
+        """Raise the errors of `decode` that depend only on the name, before a value is fetched."""
         if serializer.startswith(kombu.PREFIX):
             self._check(serializer[len(kombu.PREFIX) :])
             return
@@ -98,14 +98,16 @@ class Registry:
         if not found.data_only:
             self._check(serializer)
 
-    def carries(self, value: Any, celery_serializer: str, payload: Payload | None = None) -> bool:
+    def leaves_to_celery(
+        self, value: Any, celery_serializer: str, payload: Payload | None = None
+    ) -> bool:
         """Return whether to leave *value* to plain Celery's serializer, which supports it.
 
         False for a value of a registered type, even if that serializer supports it.
 
         Args:
-            payload: what `encode` has returned for *value*, if it was called: in most cases, this
-                spares trying to write it.
+            payload: what `encode` returned for *value*, if it was called. In most cases, this makes
+                it unnecessary to try to serialize the value.
         """
         if payload is not None and kombu.is_kombus_own(celery_serializer):
             is_json = payload.serializer == Json.name or payload.head == b"str"
@@ -113,7 +115,7 @@ class Registry:
                 return True  # of no registered type
             if payload.serializer == kombu.PREFIX + celery_serializer:
                 return not holds_registered(value)
-        return not holds_registered(value) and kombu.carries(value, celery_serializer)
+        return not holds_registered(value) and kombu.supports(value, celery_serializer)
 
     def _check(self, name: str) -> None:
         if name not in self.accept:

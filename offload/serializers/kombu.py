@@ -48,7 +48,7 @@ def _dumps(value: Any, celery_serializer: str) -> tuple[str, Any]:
     return encoding, body
 
 
-def carries(value: Any, celery_serializer: str) -> bool:
+def supports(value: Any, celery_serializer: str) -> bool:
     """Return whether the serializer can write *value*, by trying it."""
     try:
         _dumps(value, celery_serializer)

@@ -80,7 +80,7 @@ def test_options_of_a_catalogs_own_store(tmp_path, cached):
 
 @pytest.mark.parametrize("accept", (["json"], ["json", "pickle"]))
 def test_what_the_app_accepts_is_saved(accept):
-    """Objects that only pickle carries are saved if the app accepts pickle."""
+    """Objects that only pickle supports are saved if the app accepts pickle."""
     catalog = make_wire(conf={"accept_content": accept}).hook.catalog
     if "pickle" in accept:
         catalog.save("a", Opaque())

@@ -213,7 +213,7 @@ ONLY_PICKLE = {
     *("dict of str subclass keys", "IntEnum", "namedtuple", "says how it is JSON"),
     *("numpy objects", "pandas sparse"),
 }
-"""Values that only pickle carries if the message's serializer can't."""
+"""Values that only pickle supports if the message's serializer can't."""
 
 
 def test_values_that_only_pickle_carries_are_in_the_table():
@@ -305,7 +305,7 @@ odd = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(odd)
 def test_beside_a_value_that_json_cannot_carry_all_arrives_as_sent(help_, value):
-    """Next to a value that JSON can't carry, all others arrive unchanged too."""
+    """Next to a value that JSON doesn't support, all others arrive unchanged too."""
     sent = [value, {1}, {"rows": [value, value]}]
     assert help_.same(help_.through(sent), sent)
 
@@ -319,7 +319,7 @@ def test_values_that_can_skip_are_within_the_limit(native):
     def holds(value, limit):
         registry = Registry({native})
         if certainly_small(value, limit, native):
-            assert registry.carries(value, native)
+            assert registry.leaves_to_celery(value, native)
             assert registry.encode(value, native).size <= limit
             content = registry.encode([value], native)
             assert content.size <= limit + 64

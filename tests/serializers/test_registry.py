@@ -47,7 +47,7 @@ class Surrogate:
     ids=("lock", "generator", "within", "file"),
 )
 def test_a_value_that_nothing_can_carry_is_named(value, accept):
-    """A value that no serializer carries raises an error naming its type, not advising pickle."""
+    """A value that no serializer supports raises an error naming its type, not advising pickle."""
     with pytest.raises(SerializationError) as caught:
         Registry(accept).encode(value, "json")
     assert isinstance(caught.value, EncodeError)
@@ -139,7 +139,7 @@ def test_a_circular_container_is_not_small():
 
 
 @pytest.mark.parametrize(
-    ("value", "native", "carried"),
+    ("value", "native", "supported"),
     (
         ({1: 2}, "json", True),
         ({1, 2}, "json", False),
@@ -149,9 +149,9 @@ def test_a_circular_container_is_not_small():
         (2**70, "msgpack", False),
     ),
 )
-def test_carries_checks_the_messages_serializer(value, native, carried):
-    """`carries` says whether the message's serializer can carry a value, accepted here or not."""
-    assert Registry({"json"}).carries(value, native) is carried
+def test_values_are_left_to_the_messages_serializer(value, native, supported):
+    """Values that the message's serializer supports are left to it, accepted or not."""
+    assert Registry({"json"}).leaves_to_celery(value, native) is supported
 
 
 def test_accepted_contents_may_be_named_by_their_types():
@@ -360,11 +360,11 @@ def test_plain_is_the_same_among_many_containers(item, plain, within):
 
 @pytest.mark.parametrize("value", ([{"a": 1}] * 100, "text" * 2000, [datetime(2026, 1, 1)]))
 def test_what_a_payload_tells_is_not_tried(value, monkeypatch):
-    """If the payload of a value shows that Celery's JSON carries it, it isn't written for that."""
+    """If the payload of a value shows that Celery's JSON supports it, it isn't written again."""
     registry = Registry({"json"})
     payload = registry.encode(value, "json")
-    monkeypatch.setattr(kombu, "carries", None)
-    assert registry.carries(value, "json", payload)
+    monkeypatch.setattr(kombu, "supports", None)
+    assert registry.leaves_to_celery(value, "json", payload)
 
 
 @pytest.mark.parametrize("item", ((1,), {"a": [(1,)]}))

@@ -39,7 +39,7 @@ ACCEPTED = (("json", {"json"}), ("pickle", {"json", "pickle"}), ("msgpack", {"ms
 
 
 class Blob:
-    """A type that no serializer but pickle carries."""
+    """A type that no serializer but pickle supports."""
 
     def __init__(self, data, label=""):
         self.data = data
@@ -120,9 +120,9 @@ def test_a_registered_type_travels_as_data(types, native, accept, wrap):
 @pytest.mark.parametrize(("native", "accept"), ACCEPTED, ids=[native for native, _ in ACCEPTED])
 def test_celerys_own_serializer_is_not_asked_to_carry_one(types, native, accept):
     """A small value isn't left to Celery's serializer, which would carry it as its base type."""
-    assert Registry(accept).carries({"a": Name("x")}, native)
+    assert Registry(accept).leaves_to_celery({"a": Name("x")}, native)
     register_type(Name, encode=str.__str__, decode=lambda data, version: Name(data))
-    assert not Registry(accept).carries({"a": [Name("x")]}, native)
+    assert not Registry(accept).leaves_to_celery({"a": [Name("x")]}, native)
     assert type(through({"a": [Name("x")]}, native, accept)["a"][0]) is Name
 
 
@@ -238,7 +238,7 @@ def test_tasks_receive_and_return_registered_types(types):
 
 
 def test_eager_tasks_receive_registered_types(types):
-    """An eager call delivers a value of a registered type that JSON can't carry."""
+    """An eager call delivers a value of a registered type that JSON doesn't support."""
     blobs()
     wire = make_wire(conf={"task_always_eager": True})
     wire.app.task(name="labels", shared=False)(labels)
@@ -402,7 +402,7 @@ def test_an_encoder_that_fails_is_named_and_not_pickled(types, accept, encoder, 
 
 
 def test_other_values_next_to_one_are_pickled_where_accepted(types):
-    """A value that holds both a registered type and one that only pickle carries is pickled."""
+    """A value that holds both a registered type and one that only pickle supports is pickled."""
     blobs()
     value = [Blob(b"x"), Special(b"y")]
     assert through(value, "pickle", {"pickle"}) == value

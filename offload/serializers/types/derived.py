@@ -21,18 +21,18 @@ from typing import Any
 
 from offload.serializers.base import NotData
 from offload.serializers.methods import slots_of
-from offload.serializers.types.registry import BUILT_IN, CARRIED, NotDecoded, as_list
+from offload.serializers.types.registry import BUILT_IN, TREE_PACKAGES, NotDecoded, as_list
 from offload.text import reason_of
 
 _NO_FIELDS = "it has attributes that aren't fields"
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _BITS = 1 << 14  # of a number: converting it takes quadratic time
-_EXPANDED = frozenset({*CARRIED, *BUILT_IN})
+_EXPANDED = frozenset({*TREE_PACKAGES, *BUILT_IN})
 """Packages whose values may have any number of items that take no memory."""
-_Pair = tuple[str, Callable[[Any], Any], Callable[[Any, int], Any]]
+_Derived = tuple[str, Callable[[Any], Any], Callable[[Any, int], Any]]
 
 
-def derive(kind: type[Any]) -> _Pair | None:
+def derive(kind: type[Any]) -> _Derived | None:
     """Return a description of *kind*, its encoder, and its decoder.
 
     Return None if *kind* is neither a dataclass, a pydantic model, nor an enum.
@@ -125,7 +125,7 @@ def _dataclass(kind: type[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, in
 
 
 def _derived_attributes(kind: type[Any]) -> frozenset[str]:
-    """Return the names of attributes to omit: ``Box[int](…)`` sets its parameter by itself."""
+    """Return the names of attributes to omit: cached properties, and what ``Box[int](…)`` sets."""
     cached = (
         name
         for base in kind.__mro__
@@ -235,14 +235,14 @@ def _model(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any, int], Any]]:
 
 
 def _as_dict(data: Any) -> dict[Any, Any]:
-    """Return *data*, or {} for None; raise NotDecoded for others: some have a default factory."""
+    """Return *data*, or {} for None. Raises NotDecoded for others, such as a defaultdict."""
     if data is not None and type(data) is not dict:
         raise NotDecoded("a dict of fields is missing")
     return data or {}
 
 
 def _is_bounded(value: Any) -> bool:
-    """Return whether a conversion of *value* takes no more memory and time than its size tells."""
+    """Return whether converting *value* takes no more memory and time than its size suggests."""
     if isinstance(value, _CONTAINERS):
         items = chain(value, value.values()) if isinstance(value, dict) else value
         return all(map(_is_bounded, items))

@@ -93,7 +93,7 @@ def _checked(given: dict[str, Any], source: Any) -> RegisteredType:
     what = f"register_type({_shown(kind)})"
     if not isinstance(kind, type):
         raise ConfigurationError(f"{what}: expected a class, or one with type, encode, and decode")
-    if registry.is_carried(kind):
+    if registry.is_supported(kind):
         raise ConfigurationError(f"{what}: offload already supports this type")
     how = _HOW
     if encode is None and decode is None:
@@ -139,7 +139,7 @@ def _derived(
 
 
 def _register_nested(kind: type[Any]) -> None:
-    """Register the types in the annotations of *kind* when one is needed: by then, all exist."""
+    """Register the types in the annotations of *kind* on first use: by then, all are defined."""
 
     def load() -> bool:
         types = nested_types(kind)

@@ -119,7 +119,7 @@ BUILT_IN: dict[str, BuiltIn] = {
 
 _TRIGGERS = frozenset(built_in.imported for built_in in BUILT_IN.values())
 
-CARRIED = frozenset({"numpy", "pandas", "polars", "pyarrow"})
+TREE_PACKAGES = frozenset({"numpy", "pandas", "polars", "pyarrow"})
 """Packages whose types the tree supports itself: for them, no pending types are registered."""
 
 _CONTAINERS = frozenset(
@@ -135,8 +135,8 @@ _pending: list[Callable[[], bool]] = []
 _active: dict[str, bool] = {}
 
 
-def is_carried(kind: type[Any]) -> bool:
-    """Return whether *kind* is one of Python's own types, which need no registration."""
+def is_supported(kind: type[Any]) -> bool:
+    """Return whether *kind* is a type of Python's that needs no registration."""
     return kind in _PLAIN or kind in (object, type)
 
 
@@ -209,7 +209,7 @@ def find(kind: type[Any]) -> RegisteredType | None:
     found = _known(kind)
     if found is None:
         package = kind.__module__.partition(".")[0]
-        if activate(package) or (_pending and package not in CARRIED and resolve_pending()):
+        if activate(package) or (_pending and package not in TREE_PACKAGES and resolve_pending()):
             return _known(kind)
     return found
 

@@ -21,7 +21,7 @@ from offload.stores.protocols import SweepItem
 Clock = Callable[[], float]
 
 _ABANDONED = 86400.0  # seconds after which a file in tmp/ must be a killed writer's
-_PASSING = {
+_TEMPORARY = {
     errno.ENOSPC: "its disk is full: make room, or lower offload_retention",
     errno.EDQUOT: "its quota is used up: make room, or lower offload_retention",
     errno.EMFILE: "this process has too many open files (ulimit -n)",
@@ -78,7 +78,7 @@ class Disk:
             yield
         except OSError as exc:
             said = f"{exc.strerror or exc}: {exc.filename}" if exc.filename else str(exc)
-            meaning = _PASSING.get(exc.errno or 0)
+            meaning = _TEMPORARY.get(exc.errno or 0)
             if meaning:
                 raise StoreUnavailable(f"{self.url}: {meaning} ({said})", store=self.url) from exc
             hint = "check the path, its owner, and its permissions"
@@ -160,7 +160,7 @@ class Disk:
     def sure_time(self) -> float:
         """Return the earlier of this host's and the file system's time, in seconds since 1970.
 
-        Deleting by age uses it, so that a clock that is ahead deletes nothing early.
+        Deletion by age uses it, so that a clock that is ahead deletes nothing early.
         """
         return min(self.clock(), self.shared_clock())
 

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 NONCE = 16
 """Number of random bytes at the start of a record, so that no two writes have the same ETag."""
-_TURNS = 100
+_TURNS = 100  # attempts to change a record that others change at the same time
 _LEFT_BY_OTHERS = (".DS_Store", "._", ".nfs")
 """Prefixes of operating systems' files, which get into buckets with copied folders."""
 _LISTABLE = re.compile(r"[A-Za-z0-9._/:@+=-]*", re.ASCII)
@@ -51,8 +51,8 @@ class S3Store:
 
     Args:
         skew: seconds by which the clocks of servers behind one endpoint may differ, and that a
-            write may take; added to every life. At least 1, because S3 counts whole seconds.
-        ahead: share by which lives are written longer than requested.
+            write may take; added to every lifetime. At least 1, because S3 counts whole seconds.
+        ahead: how much longer to keep a blob than requested, as a multiple of the request.
         unnamed: seconds within which a blob that was held `FOREVER` must be named.
     """
 
@@ -214,6 +214,8 @@ def _without_nonce(record: Record) -> Record:
 
 
 class S3Pointers:
+    """Pointers in records, each after a byte that says whether it is set."""
+
     def __init__(self, records: S3Records) -> None:
         self._records = records
 
