@@ -241,8 +241,12 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         return done
 
     def offload_call_task_errbacks(request: Any, exc: Any, traceback: Any) -> Any:
-        in_main = hasattr(request, HELD)
-        if not in_main and not any(contains(_plain(each), (Ref,)) for each in request.errbacks):
+        given = [request.args, request.kwargs]
+        delivery = current_delivery()
+        is_own = delivery is not None and delivery.task_id == request.id
+        # Celery makes the request of a chord's body, which can't run, of its signature.
+        reads = hasattr(request, HELD) or (not is_own and contains(given, (Ref,)))
+        if not reads and not any(contains(_plain(each), (Ref,)) for each in request.errbacks):
             return call_errbacks(request, exc, traceback)
         # Call each by itself. If the values of one are missing, the others must still be called.
         # An error raised here would also end the worker in some pools.
@@ -250,8 +254,8 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
             only = copy.copy(request)
             only.errbacks = [errback]
             try:
-                if in_main:
-                    only.args, only.kwargs = readable(runtime, [request.args, request.kwargs])
+                if reads:
+                    only.args, only.kwargs = readable(runtime, given)
                 call_errbacks(only, exc, traceback)
             except (OffloadError, *MALFORMED):
                 logger.exception("error callback %.200r cannot be called", errback)

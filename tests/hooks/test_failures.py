@@ -140,7 +140,8 @@ def with_tasks(wire):
 
     @app.task(name="errback", shared=False)
     def errback(request, exc, traceback):
-        wire.seen.append((request.id is not None, type(exc).__name__, exc.args, traceback))
+        call = [*request.args], request.kwargs
+        wire.seen.append((request.id is not None, call, type(exc).__name__, exc.args, traceback))
 
     @app.task(name="old_errback", shared=False)
     def old_errback(task_id):
@@ -250,7 +251,7 @@ def test_errbacks_and_chords_are_as_on_plain_celery():
         wire.work()
         chained = (fail.si("message") | tasks["collect"].s()).apply_async(link_error=errback)
         wire.work()
-        body = tasks["collect"].s().on_error(errback)
+        body = tasks["collect"].s(MESSAGE, more=[MESSAGE]).on_error(errback)
         joined = chord([fail.s("message"), tasks["collect"].s(1)])(body)
         wire.work()
         ids = (failed.id, chained.id, chained.parent.id, joined.id)
