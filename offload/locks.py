@@ -149,16 +149,22 @@ class Lock:
         Raises:
             LockLost: it expired, or another owner has taken it.
             LockNotOwned: this object didn't acquire it, or its parent process did.
-            StoreUnavailable, StoreError: the store failed; the lock expires after its ttl,
-                unless another call releases it.
+            StoreUnavailable, StoreError: the store failed, and the lock hasn't expired: it does
+                after its ttl, unless another call releases it.
         """
         held = self._current()
         if held is not None and held.released:
             return
         held = self._ownership()
         self._stop(held)
-        if not self._leases.release(self._lease, held.owner):
-            held.lost = True
+        try:
+            if not self._leases.release(self._lease, held.owner):
+                held.lost = True
+        except StoreError as exc:
+            if not self._has_expired(held):
+                raise
+            held.lost = held.released = True
+            raise self._lost_error() from exc
         held.released = True  # another thread may have acquired the lock through this object
         if held.lost:
             raise self._lost_error()
@@ -173,11 +179,17 @@ class Lock:
         """
         held = self._ownership()
         try:
-            if held.lost or not self._renew(held, None if ttl is None else check_ttl(ttl)):
-                held.lost = True
-                raise self._lost_error()
+            renewed = not held.lost and self._renew(held, None if ttl is None else check_ttl(ttl))
+        except StoreError as exc:
+            if not self._has_expired(held):
+                raise
+            held.lost = True
+            raise self._lost_error() from exc
         finally:
             held.wake.set()
+        if not renewed:
+            held.lost = True
+            raise self._lost_error()
 
     def locked(self) -> bool:
         """Return whether the lock is held now."""
@@ -210,7 +222,7 @@ class Lock:
         held = self._current()
         if held is None or held.released:
             return False
-        return held.lost or self._clock() > held.until
+        return self._has_expired(held)
 
     def wait(
         self,
@@ -296,6 +308,9 @@ class Lock:
                 store=self._url,
             )
         return held
+
+    def _has_expired(self, held: _Ownership) -> bool:
+        return held.lost or self._clock() > held.until
 
     def _renew(self, held: _Ownership, ttl: float | None = None) -> bool:
         with held.renewing:

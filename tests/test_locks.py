@@ -343,6 +343,20 @@ def test_an_outage_is_tolerated_until_the_ttl(beating, clock):
     wait_until(lambda: lock.lost and not heartbeats(), "the loss is noticed")
 
 
+@pytest.mark.parametrize("use", ("extend", "release", "__exit__"))
+def test_an_outage_past_the_ttl_loses_the_lock(make, clock, store, monkeypatch, use):
+    """If the store is still unavailable after the ttl, the next use raises LockLost."""
+    lock = make(ttl=30)
+    lock.acquire()
+    clock.advance(31)
+    with lost_answers(monkeypatch, store.leases, "release" if use != "extend" else "renew"):
+        with pytest.raises(LockLost) as error:
+            getattr(lock, use)(*[None] * 3 if use == "__exit__" else ())
+        assert error.value.__cause__ is DOWN
+    assert lock.lost == (use == "extend")
+    assert not lock.owned()
+
+
 def test_a_release_that_failed_can_be_repeated(store, monkeypatch):
     """While the store is down, `release` raises; once it is back, another call releases."""
     lock = Lock(store, NAME)
