@@ -1,4 +1,4 @@
-"""``celery offload locks …``: list locks, and release them for their owners."""
+"""``celery offload locks …``: list locks, and release them no matter who owns them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 from offload.cli.options import as_json, runtime_of
 from offload.cli.output import Column, print_json, print_rows
 from offload.locks import break_lock, list_locks
-from offload.text import human_duration, printable
+from offload.text import human_count, human_duration, printable
 
 _COLUMNS = (Column("LOCK"), Column("OWNER"), Column("EXPIRES IN"), Column("FENCE"))
 
@@ -60,7 +60,8 @@ def release(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool
         raise click.UsageError("--json can't prompt: add --yes")
     store = runtime_of(ctx).store
     if not yes:
-        click.confirm(f"Release {len(names)} in {printable(store.url)}?", abort=True)
+        what = human_count(len(names), "lock")
+        click.confirm(f"Release {what} in {printable(store.url)}?", abort=True)
     found = {name: break_lock(store, name) for name in names}
     if as_json:
         owners = {name: lock.owner for name, lock in found.items() if lock is not None}

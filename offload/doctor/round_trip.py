@@ -179,8 +179,8 @@ class _Trip:
             yield from self._describe_silence()
             return
         except OffloadError as exc:  # raised in the worker, with advice
-            is_away = isinstance(exc, StoreUnavailable)
-            yield Examined("workers", Finding("error", str(exc)), unavailable=is_away)
+            unavailable = isinstance(exc, StoreUnavailable)
+            yield Examined("workers", Finding("error", str(exc)), unavailable=unavailable)
             yield from self._describe_workers()
             return
         except TaskRevokedError:
@@ -190,7 +190,7 @@ class _Trip:
             return
         except Exception as exc:  # raised by the task or by the result backend
             if isinstance(exc, NotRegistered) or REFUSAL in str(exc):
-                what = "the task came to a worker without offload, or with an older version"
+                what = "a worker without offload, or with an older version, got the task"
                 remedy = "install this version there, and call Offload(app) in its app"
             else:
                 what = f"the task failed, or its result can't be read: {type(exc).__name__}: {exc}"

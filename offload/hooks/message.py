@@ -1,8 +1,8 @@
 """References in a message: the note that lists their paths, and the names that hold their values.
 
 Messages are untrusted. `Note.read` is the only reader of a note: it raises InvalidRef for anything
-that `Note.write` wouldn't have written, so that other code can rely on a note, most of all in a
-worker's main process.
+that `Note.write` wouldn't have written, so that other code can rely on a note. This matters most in
+a worker's main process, which an error would end.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ EMBED = "offload"
 STAND_IN = "celery.backend_cleanup"
 """The task that the header of a message with references names, for workers without this library.
 
-Each worker has it, and it takes no arguments. So whatever parameters the task itself takes, such a
-worker runs no function of the user's on references: the message fails as any task does, with its
-error callbacks, and the error says why. The header `HEADER` has the task's own name.
+Each worker has this task, and it takes no arguments. So a worker without this library never runs a
+user's function on references, no matter which parameters that takes: the message fails as any task
+does, with its error callbacks, and the error says why. The header `HEADER` has the task's own name.
 """
 HEADER = "offload"
 """Message header for people and monitoring: how many references, how many bytes, which task."""
@@ -215,8 +215,9 @@ def is_argument(path: Path) -> bool:
 
 
 def _short_path(path: Path) -> Any:
-    """Return the path of an argument without its root, which its next key tells; or only that key,
-    if it is the last.
+    """Return the path of an argument without its root, which the type of the next key reveals.
+
+    A path of one key becomes that key.
     """
     _, *rest = path
     return rest if len(rest) > 1 else rest[0]

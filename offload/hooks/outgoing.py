@@ -53,7 +53,7 @@ class Slot:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether it is in a signature that the message carries."""
+        """Whether it is in a signature within the message."""
         return self.keep or self.signature is not None
 
     @property

@@ -19,8 +19,8 @@ from celery.backends.base import KeyValueStoreBackend
 from offload.hooks.celery_internals import READ_META, STORE_STATE
 
 _FRESH = 0.25
-"""Seconds after which Celery asks itself. It could otherwise miss that another worker, which got
-the message again, has stored a success meanwhile. (Without this, it is one round trip.)"""
+"""Seconds for which an answer is used. After that, Celery asks the backend itself: another worker
+that got the message again may have stored a success meanwhile."""
 _PATIENCE = 0.02  # seconds to wait for the answer after the values have arrived
 _PAUSE = 10.0  # seconds until a backend that failed, or took longer, is asked ahead again
 _HOOKED = "_offload_ahead"
@@ -30,7 +30,7 @@ _answer: ContextVar[StateAhead | None] = ContextVar("offload_state_ahead", defau
 
 
 class StateAhead:
-    """The answer to a question that Celery's backend will ask.
+    """The stored state of a task, read before Celery's backend asks for it.
 
     Attributes:
         value: the stored state, encoded; None: there is none.
@@ -51,7 +51,7 @@ class StateAhead:
         return bool(key == self._key) and self.is_fresh
 
     def during(self, store: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call *store*, which uses this answer instead of asking, once."""
+        """Call *store*; it uses this state once, instead of asking for it."""
         token = _answer.set(self)
         try:
             return store(*args, **options)
@@ -65,8 +65,8 @@ def asked_ahead(
 ) -> Iterator[None]:
     """Ask *backend* for the state of a task, if it is in Redis, while this block runs.
 
-    Calls *take* with the answer at the end; with None if there is none, as the backend then asks
-    itself, and raises what is wrong.
+    Calls *take* with the answer at the end. If there is none, calls it with None: the backend then
+    asks itself, and raises any error.
     """
     take(None)
     pool = _pool_of(backend)
@@ -104,7 +104,7 @@ def _pause(backend: Any) -> None:
 
 
 def _pool_of(backend: Any) -> Any:
-    """Return the pool of connections of a backend that reads states as Celery's Redis backend."""
+    """Return the connection pool of a backend that reads states as Celery's Redis backend does."""
     module = sys.modules.get("celery.backends.redis")
     if module is None or not isinstance(backend, module.RedisBackend):
         return None

@@ -69,7 +69,7 @@ class Resent(NamedTuple):
 
 resending: ContextVar[Resent | None] = ContextVar("offload_resending", default=None)
 """Set if the message being published is sent again by offload. User code saw it when it was
-published first; now there are no values to show.
+published first, and isn't called again.
 """
 
 
@@ -187,7 +187,7 @@ class KnownRefs:
             self._result = value
 
     def show_result(self) -> None:
-        """Detect changes of the result from now on, as user code receives it."""
+        """Detect changes of the result from now on, because user code receives it."""
         if self._result_refs and self._result_shown is None:
             self._result_shown = _Snapshot.of(self._result)
             if self._result_shown is None and not isinstance(self._result, Ref):
@@ -386,11 +386,11 @@ def showing(task: str) -> Iterator[KnownRefs]:
 
 
 class GroupDedup:
-    """References by the objects that one group's messages carry. Keeps the objects alive.
+    """References of the objects in one group's messages. Keeps the objects alive.
 
     ``group([train.s(frame, n) for n in range(50)])()`` builds 50 messages one after another within
-    one call. An object that the first of them carries is unchanged in the others if it is
-    immutable, or if no user code runs between them; then its reference serves all.
+    one call. If an object is immutable, or if no user code runs between the messages, it is the
+    same in all of them, and they share one reference.
 
     Args:
         undisturbed: whether no user code runs that might change the objects.
@@ -524,7 +524,7 @@ def _is_of_passive_package(kind: type) -> bool:
 
 def _names(signatures: Any) -> Iterator[str | None]:
     """Yield the names of all tasks in *signatures*, including those in groups, chains, and chords;
-    None for signatures that a generator is still to make, or of a user's own class.
+    None for signatures that a generator has yet to make, or of a user's own class.
     """
     if isinstance(signatures, dict):
         if type(signatures).__module__.partition(".")[0] not in ("builtins", "celery"):

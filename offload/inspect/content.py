@@ -92,8 +92,8 @@ def _summary(digest: Digest, seen: BlobPeek, cipher: BlobCipher | None) -> BlobS
     root = read_prefix(plain) if starts else None
     if starts and root is None and len(plain) == _USUAL_HEADER:
         root = read_prefix(decode_prefix(prefix, INSPECTED + _USUAL_HEADER))
-    known = root is not None or starts is False or (whole and len(plain) > 0 and not starts)
-    return BlobSummary(digest, replace(seen, prefix=b""), root, known)
+    is_chunk = starts is False or (starts is None and whole and len(plain) > 0)
+    return BlobSummary(digest, replace(seen, prefix=b""), root, root is not None or is_chunk)
 
 
 class BlobContent:

@@ -6,8 +6,7 @@ PATIENCE = 5.0
 """Seconds within which a client must send its request headers."""
 BACKLOG = 32
 """Length of the listen queue."""
-_MOST = 64
-_LEAST = 4
+_MOST, _LEAST = 64, 4  # connections
 _OWN = 60  # file descriptors reserved for the store's connections and files
 
 

@@ -81,7 +81,7 @@ def is_fold(name: str) -> bool:
 
 # -- format
 
-_WORDS = b"offload statistics "
+_MAGIC = b"offload statistics "
 _VERSION = b"1"
 _MOST = 256 << 20  # plain bytes
 _LARGEST = 1 << 63
@@ -117,14 +117,14 @@ def write_snapshot(snapshot: Snapshot) -> bytes:
         "covers": snapshot.covers,
     }
     plain = json.dumps(content, separators=(",", ":")).encode()
-    return b"%b%b\n%b" % (_WORDS, _VERSION, zlib.compress(plain, 1))
+    return b"%b%b\n%b" % (_MAGIC, _VERSION, zlib.compress(plain, 1))
 
 
 def read_snapshot(written: bytes) -> Snapshot:
     """Parse a snapshot; raises Unreadable or FromLater."""
     line, _, rest = written.partition(b"\n")
-    version = line.removeprefix(_WORDS)
-    if not line.startswith(_WORDS) or not version.isdigit():
+    version = line.removeprefix(_MAGIC)
+    if not line.startswith(_MAGIC) or not version.isdigit():
         raise Unreadable("not a snapshot")
     if version != _VERSION:
         raise FromLater(f"written in format version {int(version[:9])}")
@@ -174,7 +174,7 @@ class Head(Protocol):
         """Replace *old* by *new*, which must be written; return whether *new* is now the head."""
 
 
-class Pointed:
+class PointerHead:
     """The head is the fold that a pointer names."""
 
     def __init__(self, pointers: PointerStore) -> None:
@@ -195,7 +195,7 @@ def _named(value: bytes | None) -> str | None:
     return name if is_fold(name) else None  # not a fold: something else wrote the pointer
 
 
-class Listed:
+class NumberedHead:
     """The head is the fold with the highest number; in a tie, the first by name."""
 
     def __init__(self, files: SmallFiles) -> None:

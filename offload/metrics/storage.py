@@ -14,8 +14,8 @@ from offload.metrics.folding import LIFE, Clock, Folder
 from offload.metrics.snapshots import (
     END,
     Head,
-    Listed,
-    Pointed,
+    NumberedHead,
+    PointerHead,
     Reader,
     Snapshot,
     new_part,
@@ -48,7 +48,7 @@ def sums_of(store: Store) -> Sums:
         files = first.files
         found = _of_files.get(files)
         if found is None:
-            head = Pointed(first.pointers) if files.has_pointers else Listed(files)
+            head = PointerHead(first.pointers) if files.has_pointers else NumberedHead(files)
             found = _of_files.setdefault(files, FileSums(files, head))
         return found
     raise ConfigurationError(

@@ -19,8 +19,8 @@ from offload.errors import StoreUnavailable
 from offload.metrics.folding import GRACE, LIFE, SILENT, STRAY
 from offload.metrics.snapshots import (
     END,
-    Listed,
-    Pointed,
+    NumberedHead,
+    PointerHead,
     Snapshot,
     is_fold,
     is_part,
@@ -104,7 +104,7 @@ def shelf():
 
 @pytest.fixture(params=["pointed", "listed"])
 def head(request, shelf):
-    return Pointed(shelf.pointers) if request.param == "pointed" else Listed(shelf)
+    return PointerHead(shelf.pointers) if request.param == "pointed" else NumberedHead(shelf)
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_a_delayed_fold_loses_its_swap(shelf):
     """A fold that is delayed before its swap loses it, for however long and whatever others folded
     and removed.
     """
-    made = lambda: FileSums(shelf, Pointed(shelf.pointers), (lambda: shelf.time,))
+    made = lambda: FileSums(shelf, PointerHead(shelf.pointers), (lambda: shelf.time,))
     fill(shelf, made)
 
     def hold_up(call):
@@ -334,7 +334,7 @@ def test_a_delayed_fold_loses_its_swap(shelf):
 
 def test_a_delayed_fold_gives_up(shelf):
     """A delayed fold gives up, because a head found by its number could name removed files."""
-    tallies = FileSums(shelf, Listed(shelf), (lambda: shelf.time,))
+    tallies = FileSums(shelf, NumberedHead(shelf), (lambda: shelf.time,))
     tallies.add(one())
     tallies.end()
 
@@ -415,7 +415,7 @@ def test_a_fold_of_a_later_version_is_left_alone(shelf, process, head, caplog):
     """Nothing is folded over or removed for a fold of a later version."""
     name = f"fold-{9:010}-{'0' * 32}"
     shelf.write(name, FUTURE)
-    if isinstance(head, Pointed):
+    if isinstance(head, PointerHead):
         shelf.pointers.swap("stats/fold", None, name.encode())
     writer = process()
     writer.add(one())
@@ -432,7 +432,7 @@ def test_a_damaged_or_missing_fold_is_replaced(shelf, process, head, content, ca
     writer = fill(shelf, process)
     sweep(process())
     before = head.find()
-    if content is None and isinstance(head, Pointed):
+    if content is None and isinstance(head, PointerHead):
         del shelf.files[before]
     else:
         shelf.write(before, b"damaged")
@@ -545,7 +545,7 @@ def test_a_forked_child_writes_its_own(tmp_path):
 class Machine(RuleBasedStateMachine):
     """Processes start, count, exit, or are killed; others fold, sweep, die midway, and reset."""
 
-    head = Pointed
+    head = PointerHead
 
     def __init__(self):
         super().__init__()
@@ -555,7 +555,8 @@ class Machine(RuleBasedStateMachine):
         self.reader = self.made()
 
     def made(self):
-        head = Pointed(self.shelf.pointers) if self.head is Pointed else Listed(self.shelf)
+        is_pointer = self.head is PointerHead
+        head = PointerHead(self.shelf.pointers) if is_pointer else NumberedHead(self.shelf)
         return FileSums(self.shelf, head, (lambda: self.shelf.time,))
 
     @rule(number=st.integers(0, 3), task=st.sampled_from("ab"), amount=st.integers(1, 9))
@@ -601,7 +602,7 @@ class Machine(RuleBasedStateMachine):
 
 
 class ListedMachine(Machine):
-    head = Listed
+    head = NumberedHead
 
 
 TestMachine = Machine.TestCase

@@ -37,7 +37,7 @@ _GROWTH = 1.5
 _MOST_POLLED = 0.1  # maximum seconds between two polls for all results
 _MOST = 0.5  # maximum seconds between two polls for one result, as in Celery
 _TOLERATED = 10.0  # seconds that the backend may be unavailable before coroutines get its error
-_LATE = 30.0
+_LATE = 30.0  # seconds after its deadline at which a wait ends even if the backend hangs
 _BATCH = 1000  # results per request
 _REST = 2e-5  # pause after a request, in seconds per waiting coroutine
 

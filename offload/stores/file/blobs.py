@@ -35,9 +35,9 @@ class FileBlobs(ExpiringBlobs):
     all of them. A blob is deleted, or reported missing, only if it has expired by the file
     system's clock as well as by this host's.
 
-    A blob that was held `FOREVER` has a mark in another folder. Its mtime is the time from which
-    `sweep_unnamed` may delete both, unless something names the blob: later than `unnamed` seconds
-    after the last such hold, and than any other time requested.
+    A blob that was held `FOREVER` has a mark in another folder. The mark's mtime is the time after
+    which `sweep_unnamed` may delete both if nothing names the blob: `unnamed` seconds after the
+    last such hold, or the end of any longer hold.
     """
 
     def __init__(self, disk: Disk, skew: float, unnamed: float) -> None:
@@ -137,7 +137,7 @@ class FileBlobs(ExpiringBlobs):
 
     def _lives(self, until: float) -> bool:
         """Return whether a blob with this expiry is live; 0 means that it doesn't exist."""
-        return until > self._disk.clock() or 0.0 < until > self._disk.sure_time()
+        return until > self._disk.clock() or (until > 0.0 and until > self._disk.sure_time())
 
     def _extend_one(self, digest: Digest, ttl: float) -> bool:
         with self._disk.errors():
@@ -180,7 +180,7 @@ class FileBlobs(ExpiringBlobs):
             self._live_until(path, until)
 
     def _unneeded(self) -> Iterator[tuple[Digest, float]]:
-        """Yield the blobs whose marks have expired, and a time by which they had."""
+        """Yield the blobs whose marks have expired, with a time at which they had."""
         for stripe in _STRIPES:
             with self._disk.errors():
                 found = list(self._stats(stripe, "kept"))

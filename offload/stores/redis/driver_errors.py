@@ -11,7 +11,7 @@ from offload.errors import StoreError, StoreUnavailable
 
 # Words of temporary refusals. Older servers report an error inside a script as the script's
 # error, so these are searched anywhere in the message.
-_PASSING = {
+_TEMPORARY = {
     "OOM": "its memory is full: raise maxmemory, or lower offload_retention",
     "maxmemory": "its memory is full: raise maxmemory, or lower offload_retention",
     "LOADING": "it is loading its data; try again once it has finished",
@@ -73,13 +73,13 @@ def translate(exc: Exception, url: str, commands: Sequence[str] = ()) -> StoreEr
     for kind, word in _CLASSES.items():
         if isinstance(exc, kind):
             return StoreUnavailable(
-                f"{url} temporarily refuses requests: {_PASSING[word]} ({said})", store=url
+                f"{url} temporarily refuses requests: {_TEMPORARY[word]} ({said})", store=url
             )
     if "Too many connections" in said:  # raised by the driver's pool; no error class before 5.3
         return StoreUnavailable(
             f"all connections to {url} are in use: raise max_connections", store=url
         )
-    for word, meaning in _PASSING.items():
+    for word, meaning in _TEMPORARY.items():
         if word in said:
             return StoreUnavailable(
                 f"{url} temporarily refuses requests: {meaning} ({said})", store=url

@@ -32,7 +32,7 @@ LARGEST = 5 << 30
 """Maximum bytes that S3 accepts, and copies, in one request."""
 DELETES = 1000
 """Maximum number of objects that one request deletes."""
-_TURNS = 20
+_TURNS = 20  # attempts to write a blob that others change at the same time
 _TTL, _BEFORE, _ASKED = "offload-ttl", "offload-before", "offload-asked"
 _CANDIDATES = 50_000  # blobs to check in one call whether something names them
 
@@ -72,6 +72,8 @@ class Life:
 
 
 class S3Blobs(ExpiringBlobs):
+    """Blobs as objects of a bucket; see `offload.stores.s3`, and `S3Store` for the arguments."""
+
     def __init__(
         self, client: S3Client, conditions: Conditions, *, skew: float, ahead: float, unnamed: float
     ) -> None:
@@ -282,9 +284,7 @@ class S3Blobs(ExpiringBlobs):
             ends = modified.timestamp() + float(metadata[_TTL])
             asked = modified.timestamp() + float(metadata[_ASKED]) if is_kept else ends
             if float(metadata.get(_BEFORE, math.inf)) <= modified.timestamp():
-                asked = (
-                    -math.inf
-                )  # the copied blob had expired: see the package's docstring's docstring
+                asked = -math.inf  # it was copied after it had expired; see `offload.stores.s3`
                 ends = ends if is_kept else asked
         except (KeyError, ValueError):
             ends = asked = math.inf

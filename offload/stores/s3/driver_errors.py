@@ -26,7 +26,7 @@ _RAISED = (
 _SKEWED = 300.0  # seconds; a larger clock difference explains a refusal
 
 # Codes of temporary refusals.
-_PASSING = {
+_TEMPORARY = {
     "SlowDown": "too many requests at once; they are tried again with backoff",
     "Throttling": "too many requests at once; they are tried again with backoff",
     "ThrottlingException": "too many requests at once; they are tried again with backoff",
@@ -143,8 +143,8 @@ def _refusal(exc: driver.ClientError, url: str) -> StoreError:
     status = status_of(exc)
     code = str(error.get("Code", ""))
     what = f"{exc.operation_name}: {code} {error.get('Message', '')}".strip()[:500]
-    if code in _PASSING or (code.isdigit() and status in (408, 429)):
-        meaning = _PASSING.get(code, "too many requests at once")
+    if code in _TEMPORARY or (code.isdigit() and status in (408, 429)):
+        meaning = _TEMPORARY.get(code, "too many requests at once")
         return StoreUnavailable(
             f"{url} temporarily refuses requests: {meaning} ({what})", store=url
         )

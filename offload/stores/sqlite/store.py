@@ -75,6 +75,8 @@ def open_sqlite(url: StoreURL) -> SQLiteStore:
 
 
 class SQLitePointers:
+    """Pointers, one row each."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 

@@ -14,8 +14,8 @@ that later holds need no request.
 **Storing** writes blobs to the lower tier and then adds their entries. Each write is a new
 version, even if an object exists: a sweep may be about to delete that one.
 
-**Reading** asks the index where each blob is, and fetches from there in order. A blob without
-an entry (the first tier lost it) is searched in all tiers.
+**Reading** asks the index where each blob is, and fetches from there in order. For a blob without
+an entry (the first tier lost it), all tiers are searched.
 
 **A sweep** reads the versions of blobs with an entry, then asks the index again which of them are
 still needed, and deletes the versions it saw of those that aren't. So the next sweep deletes from

@@ -273,7 +273,7 @@ class MemoryTierIndex:
             for digest, location in locations.items():
                 if digest in entries and entries[digest].text == location.entry:
                     del entries[digest]
-                    # The holds were to be dropped with the entry, however long it was valid.
+                    # The entry's schedule would have dropped the holds: give them their own.
                     if holds := self._state.holds.get(digest):
                         self._state.check_at(max(holds.values()), digest)
             self._state.drop_expired()
@@ -296,7 +296,7 @@ class MemoryTierIndex:
 Clock = Callable[[], float]
 
 AHEAD = 0.5
-"""Share by which longer promises are requested from a tier without versions."""
+"""How much longer than needed a tier without versions is to keep blobs, as a share."""
 
 
 class Tier:
@@ -381,7 +381,8 @@ def _sweep_unneeded(index: TierIndex, tier: Tier, *, dry_run: bool) -> Iterator[
         return
     for digests in index.digests():
         unneeded = _unneeded(index, tier, digests)
-        # In this order: a blob that is unneeded after its version was seen never needs it again.
+        # The order matters: if nothing needs a blob after its version was seen, nothing ever will
+        # need that version.
         seen = versions.versions(list(unneeded)) if unneeded else {}
         unneeded = _unneeded(index, tier, list(unneeded))
         found = {digest: seen[digest] for digest in unneeded if digest in seen}
