@@ -5,10 +5,10 @@
 - ``celery report`` and ``celery inspect conf`` show store URLs without their credentials.
 - The task ``offload.gc``, registered on every app with offload, sweeps the store.
 - The task ``offload.check``, also registered on each, answers ``celery offload check``. It returns
-  its value reversed: so the result is new to the store, and must have passed through a worker. It
-  also leaves a receipt in the store, by which the command knows the worker, and distinguishes a
-  message that no worker got from a result that didn't come back. Where results aren't stored, the
-  receipt has the reference of the value.
+  its value reversed, so that the result is new to the store, and proves that a worker made it. It
+  also leaves a receipt in the store, which names the worker. So the command can distinguish a
+  message that no worker got from a result that didn't come back. If results aren't stored, the
+  receipt has the result's reference.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def state_of(runtime: Runtime, keys: Keys | None = None) -> dict[str, Any]:
     """Return the settings, node cache, and counters of this process as plain data without secrets.
 
     In a prefork worker each child has counters of its own; `celery offload stats` adds them up.
-    The store isn't asked.
+    Doesn't contact the store.
 
     Args:
         keys: the keys kept in the store, if they are known.
@@ -224,7 +224,7 @@ def register_gc_task(runtime: Runtime, app: Any) -> None:
             _logger.info("skipped: %s is being swept by %s", collected.store, collected.busy)
         return collected.as_dict()
 
-    # Not shared: else every app of the process would have it, also those without offload.
+    # Not shared: otherwise, apps without offload in the same process would have it, too.
     app.task(name=_GC_TASK, shared=False, ignore_result=True, offload=False)(gc)
 
 
@@ -266,7 +266,7 @@ def register_check_task(runtime: Runtime, app: Any) -> None:
 
     app.task(
         name=CHECK_TASK,
-        shared=False,  # else every app of the process would have it, also those without offload
+        shared=False,  # otherwise, apps without offload in the same process would have it, too
         bind=True,
         ignore_result=False,
         resultrepr_maxsize=40,  # in the worker's log
@@ -275,7 +275,7 @@ def register_check_task(runtime: Runtime, app: Any) -> None:
 
 
 def _write_receipt(pointers: PointerStore, task_id: str, receipt: Receipt) -> None:
-    """Add a receipt to the pointer that has the last ones, so that none has to be cleaned up."""
+    """Add a receipt to the pointer that keeps only the last few, so that none must be deleted."""
     while True:
         before = pointers.read(_RECEIPTS)
         known = {key: each for key, each in _parse_receipts(before).items() if key != task_id}

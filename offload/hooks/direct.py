@@ -1,8 +1,8 @@
-"""Calls without a message of their own: eager calls, direct calls, and those of a ``Strategy``.
+"""Resolve references in calls without a message: eager calls, direct calls, and ``Strategy``.
 
 With ``task_always_eager``, `Task.apply_async` serializes a call's arguments and reads them again,
-as if they were in a message. References are passed around Celery's serializer, which would turn
-them into data: a message lists the paths of its references; for eager calls, this module does.
+as if they were in a message. Celery's serializer would turn references into data, so they bypass
+it: this module keeps their paths, as a message does in other calls.
 
 A direct call, ``task(ref)``, receives values in place of Refs. A task with its own ``Strategy``
 takes arguments from requests and passes them in other objects, as celery-batches does; references
@@ -185,7 +185,7 @@ def resolve_direct(
     """Resolve Refs in a call without a message: an eager or a direct call.
 
     Raises the error of a `LostValue` among the arguments, and SerializationError for a Ref in a
-    container that a message can't have one in.
+    container that can't have one in a message, such as a set.
     """
     if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
         return args, kwargs
@@ -221,8 +221,7 @@ def _refuse_lost(value: Any) -> None:
 def resolve_in_objects(runtime: Runtime, task: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Replace references by values, however deep they are in the objects of a ``Strategy``.
 
-    In a list of such objects, one whose value is lost is left out, and its task fails, if it has an
-    id.
+    In a list of such objects, one whose value is lost is omitted; its task fails if it has an id.
     """
     if len(args) == 1 and isinstance(args[0], list) and not kwargs:
         items = []
@@ -268,7 +267,7 @@ def _resolve_pickled(runtime: Runtime, task: Any, value: Any) -> Any:
 
 
 class _RefPickler(pickle.Pickler):
-    """Pickles any object without the references in it, and collects these."""
+    """Pickles any object without the references in it, and collects them."""
 
     def __init__(self, file: io.BytesIO, content: ContentStore) -> None:
         super().__init__(file, protocol=5)
@@ -290,7 +289,7 @@ class _RefPickler(pickle.Pickler):
 
 
 class _RefUnpickler(pickle.Unpickler):
-    """Unpickles it with values in place of the references."""
+    """Unpickles what `_RefPickler` wrote, with values in place of the references."""
 
     def __init__(self, content: bytes, values: Sequence[Any]) -> None:
         super().__init__(io.BytesIO(content))

@@ -396,7 +396,7 @@ def _execute_once(
 
 
 def _read_arguments(runtime: Runtime, task: Any, delivery: Delivery) -> None:
-    """Read the arguments of a call that must run although it was to wait, or was remembered."""
+    """Read the arguments of a call that was to wait or was remembered, but must run after all."""
     delivery.read_arguments()
     task.request.update(args=delivery.args, kwargs=delivery.kwargs)
     if delivery.error is not None:
@@ -404,9 +404,9 @@ def _read_arguments(runtime: Runtime, task: Any, delivery: Delivery) -> None:
 
 
 def _wait(runtime: Runtime, task: Any, delivery: Delivery, call: Call) -> None:
-    """Send a message back that waits for an equal call, and raise Ignore.
+    """Requeue a message whose call waits for an equal one, and raise Ignore.
 
-    If that fails, read the arguments: the call computes by itself.
+    If that fails, read the arguments: the call then runs now.
     """
     with runtime.counters.about(task.name):
         runtime.counters.add(memo_waits=1)

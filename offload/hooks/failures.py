@@ -280,7 +280,7 @@ def exception_of(runtime: Runtime, backend: Any, raw: dict[str, Any], to_python:
     """Return the exception of the stand-in *raw*; fetch it unless it is there.
 
     Args:
-        to_python: makes an exception of what Celery would store.
+        to_python: converts what Celery would store to an exception.
 
     Raises: what Celery raises for a failure that it can't decode.
     """

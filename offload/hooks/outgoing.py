@@ -81,9 +81,9 @@ class Outgoing:
         first: the slots that a first search found, by path. A second one also finds values below
             their threshold.
         has_local: whether there are Refs to values in this process, which must be sent instead.
-        stayed: whether a value to be stored is in the message, as the store was unavailable.
+        stayed: whether a value is in the message because the store was unavailable.
         leads_to_chord: whether the task, or a later step of its chain, is a part of a chord.
-        leasts: bytes from which values in signatures are inspected, by task.
+        leasts: size in bytes from which values in signatures are inspected, by task.
     """
 
     runtime: Runtime

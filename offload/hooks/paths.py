@@ -1,7 +1,7 @@
 """Paths to references in a message, and functions that replace the nodes they lead to.
 
 A path is a list of keys from the root ``{"args": …, "kwargs": …, "chain": …, …}``. Messages list
-the paths of their references, so that no other data, whatever it looks like, is taken for one.
+the paths of their references, so that no other data is mistaken for one, whatever it looks like.
 """
 
 from __future__ import annotations

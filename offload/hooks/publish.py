@@ -140,7 +140,7 @@ def can_skip(
 ) -> bool:
     """Return whether a call certainly makes the same message as without offload.
 
-    This runs for every message, and is all that small ones pay. *given* are Celery's positional
+    This runs for every message, and is all that small ones cost. *given* are Celery's positional
     arguments after ``kwargs``. False means that the message must be inspected.
     """
     if (
@@ -262,8 +262,8 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     retention = runtime.retention if options.retention is None else options.retention
     expires = seconds_until(call.get("expires"))
     ttl = expires + runtime.grace if expires else retention + delay_of(call)
-    # A message that is sent again keeps its name: during a store outage, its holds can't be given
-    # another one.
+    # A message that is sent again keeps its name, because its holds have that name, and can't be
+    # changed during a store outage.
     again = delivery if resent else None
     message = again.message if again is not None else message_name(None if expires else retention)
 

@@ -351,7 +351,7 @@ class Runtime:
         return message_limit(self.settings, self.app)
 
     def inspection_threshold(self, options: TaskOptions) -> int:
-        """Return the bytes from which values of a task with *options* are inspected."""
+        """Return the size in bytes from which values of a task with *options* are inspected."""
         threshold = options.threshold or 0
         return min(threshold, LEAST) if self.settings.mode == "observe" else threshold
 

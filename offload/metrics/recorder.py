@@ -105,7 +105,7 @@ class Recorder:
         self._states.get().again.append(batch)
 
     def write(self) -> None:
-        """Write the remaining counts now, before the process exits; if that fails, lose them."""
+        """Write the remaining counts now, before the process exits; if that fails, drop them."""
         state, sums = self._states.get(), self._sums
         if sums is None or state.again:  # `again`: the store was unavailable a moment ago
             return

@@ -344,7 +344,7 @@ def _read_times(body: Node, reader: Reader) -> Any:
 
 def _read_zone(node: Node, reader: Reader) -> tzinfo | None:
     zone = reader.value(node)
-    if zone is not None and not isinstance(zone, tzinfo):  # pandas opens files that a text names
+    if zone is not None and not isinstance(zone, tzinfo):  # pandas opens files that a string names
         raise TypeError("not a time zone")
     return zone
 

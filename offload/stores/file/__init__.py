@@ -5,7 +5,7 @@
     blobs/1f/b3-1f0c…     a blob; the file's mtime is its expiry
     kept/1f/b3-1f0c…      an empty mark: the blob was held FOREVER; see `FileBlobs`
     pointers/9a/9a41…     a pointer, under the hash of its name (which is its first line)
-    leases/9a/9a41…       a lease, in the same formatat
+    leases/9a/9a41…       a lease, in the same format
     locks/1f              locked while a file in a folder 1f changes
     stats/part-5e1d…      what a process counted; see `offload.metrics.snapshots`
     tmp/                  files being written

@@ -37,7 +37,7 @@ class FileStore:
             blobs, which readers detect.
         mode: permissions of all files, such as 0o660 for users of one group, regardless of the
             umask; folders also get execute permissions. None makes them private to their owner.
-        clock: returns seconds since 1970; replaces this host's and the file system's clock.
+        clock: returns seconds since 1970, in place of this host's and the file system's clock.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ def open_file(url: StoreURL) -> FileStore:
 class FileRecords(Records):
     """Records in a folder, each in a file named by the hash of the record's name.
 
-    Names themselves won't do: they contain slashes, and some differ only in case, which not every
-    file system distinguishes. The file's first line is the name, for people and for listing.
+    Files can't have the names themselves: these contain slashes, and may differ only in case, which
+    some file systems ignore. The file's first line is the name, for people and for listing.
     """
 
     def __init__(self, disk: Disk, folder: str) -> None:
