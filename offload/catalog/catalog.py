@@ -27,10 +27,11 @@ from offload.catalog.names import (
     version_key,
 )
 from offload.catalog.pointers import CatalogPointers, not_found
-from offload.catalog.reading import CatalogReader, open_record
+from offload.catalog.reading import CatalogReader, about, open_record
 from offload.catalog.records import NameState, Record, check_metadata
 from offload.catalog.saving import OnConflict, Saver, SaveRequest, release
 from offload.errors import (
+    BlobMissing,
     BucketNotEmpty,
     IntegrityError,
     ObjectNotFound,
@@ -153,6 +154,7 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
             author=self.author or process_name(),
             on_conflict=on_conflict,
             overwrites=self.mutable,
+            versioned=self.versioned,
             grace=self._grace(),
         )
 
@@ -336,6 +338,8 @@ class Catalog(CatalogReader, MutableMapping[str, Any]):
                 "save it as another version", "pass another name or target_version"
             )
             raise VersionConflict(text, argument=exc.argument) from None
+        except BlobMissing as exc:
+            raise about(record, exc) from exc
 
     def mend(self) -> int:
         """Rebuild each object's list of versions after pointers were lost; return how many changed.

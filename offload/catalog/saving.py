@@ -84,6 +84,7 @@ class Saver:
     Args:
         serializer: kombu's name of the serializer that plain Celery would use.
         overwrites: whether a version may be replaced.
+        versioned: whether an object may have other versions.
         grace: seconds for which the content of a replaced version is kept.
     """
 
@@ -96,6 +97,7 @@ class Saver:
         on_conflict: OnConflict,
         overwrites: bool,
         grace: float,
+        versioned: bool = True,
     ) -> None:
         self._at = pointers
         self._content = pointers.content
@@ -103,6 +105,7 @@ class Saver:
         self._author = author
         self._on_conflict = on_conflict
         self._overwrites = overwrites
+        self._versioned = versioned
         self._grace = grace
 
     def save(self, requests: Sequence[SaveRequest]) -> list[Record | Exception]:
@@ -211,7 +214,7 @@ class Saver:
             return present
         if self._overwrites:
             remedy = "pass on_conflict='overwrite'"
-        elif self._on_conflict == "error":
+        elif self._on_conflict == "error" and self._versioned:
             remedy = "save it as another version, or pass on_conflict='skip'"
         else:
             remedy = "overwriting needs a catalog with mutable=True"

@@ -611,6 +611,8 @@ def test_missing_content(catalog, store, versions):
     loaded = catalog.load([NAME] * 3, ["1", "2", "3"])
     assert loaded.failed == [f"{NAME}@2"]
     assert isinstance(loaded.errors[f"{NAME}@2"], BlobMissing)
+    with pytest.raises(BlobMissing, match=f"{NAME}@2"):
+        catalog.copy(NAME, "copy", "2")
     assert_others_load(catalog)
 
 

@@ -65,7 +65,7 @@ def test_a_catalog_that_keeps_one_version(catalog):
     """Without versions, an object has only one, which only a mutable catalog replaces."""
     single = Catalog(catalog.store, versioned=False)
     single.save("settings", {"a": 1})
-    with pytest.raises(VersionConflict):
+    with pytest.raises(VersionConflict, match="mutable=True"):  # not another version
         single.save("settings", {"a": 2})
     with pytest.raises(ValueError, match="keeps one version"):
         single.save("settings", {"a": 2}, "2")
