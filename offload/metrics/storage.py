@@ -6,7 +6,6 @@ import logging
 import random
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 
 from offload.errors import ConfigurationError, OffloadError
@@ -28,7 +27,7 @@ from offload.stores.sums import BatchSource, CounterBatch, Span, Sums, TimedSums
 
 logger = logging.getLogger(__name__)
 
-_of_files: weakref.WeakKeyDictionary[SmallFiles, FileSums] = weakref.WeakKeyDictionary()
+_SUMS = "_offload_sums"
 
 
 def has_counters(store: Store) -> bool:
@@ -46,11 +45,12 @@ def sums_of(store: Store) -> Sums:
         return first.sums
     if isinstance(first, KeepsFiles):
         files = first.files
-        found = _of_files.get(files)
-        if found is None:
+        kept = vars(files)  # no table of this module: sums refer to their files, so it would leak
+        if _SUMS not in kept:
             head = PointerHead(first.pointers) if files.has_pointers else NumberedHead(files)
-            found = _of_files.setdefault(files, FileSums(files, head))
-        return found
+            kept.setdefault(_SUMS, FileSums(files, head))  # threads agree on one
+        sums: FileSums = kept[_SUMS]
+        return sums
     raise ConfigurationError(
         f"{store.url} can't keep statistics: it has neither `sums` nor `files` "
         "(offload.stores.capabilities)",

@@ -59,7 +59,7 @@ def _taken(items: deque[T]) -> Iterator[T]:
 
 
 class _Pool:
-    """A pool of daemon threads.
+    """A pool of daemon threads, which end with it.
 
     Unlike a ThreadPoolExecutor's threads, they don't delay the process's exit by the timeouts of
     an unavailable store.
@@ -90,26 +90,34 @@ class _Pool:
 
     def shutdown(self) -> None:
         """Stop the threads after the submitted jobs."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._end()
         for thread in self._threads:
             thread.join()
+
+    def _end(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    __del__ = _end  # of a store that was dropped without being closed
 
     def _grow(self) -> None:
         with self._lock:
             number = len(self._threads)
             if number < self._number:
                 with suppress(RuntimeError):  # the interpreter exits, or there are too many threads
-                    self._threads.append(start_thread(self._run, f"{self._name}_{number}"))
+                    name = f"{self._name}_{number}"
+                    self._threads.append(start_thread(_run, name, self._jobs, self._idle))
         with suppress(queue.Empty):
             while not self._threads and (job := self._jobs.get_nowait()) is not None:
                 job()
 
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-            del job  # don't keep a reference to what the caller no longer needs
-            self._idle.release()
+
+def _run(jobs: queue.SimpleQueue[Callable[[], None] | None], idle: threading.Semaphore) -> None:
+    """Run jobs until there is None; without a reference to the pool, which may be dropped."""
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # don't keep a reference to what the caller no longer needs
+        idle.release()
 
 
 class Threads:

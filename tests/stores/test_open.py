@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
+import weakref
 
 import pytest
 
+from offload.digest import digest_of
 from offload.errors import ConfigurationError
+from offload.metrics.storage import sums_of
 from offload.stores import open_store, register_scheme
 from offload.stores.memory import MemoryStore
 
@@ -162,3 +167,23 @@ def test_connections_to_redis_are_unlimited_by_default():
     """
     pool = open_store("redis://localhost/1").client.driver().connection_pool
     assert pool.max_connections == 1 << 31
+
+
+@pytest.mark.parametrize("url", ("file://{}", "sqlite://{}/store", "fsspec+memory://{}"))
+def test_a_dropped_store_leaves_nothing_behind(url, tmp_path):
+    """A store that is dropped without being closed frees its files, and its threads end."""
+    before = set(threading.enumerate())
+    store = open_store(url.format(tmp_path))
+    contents = [bytes([number]) for number in range(8)]
+    store.blobs.put({digest_of([content]): [content] for content in contents}, 60)
+    assert sums_of(store) is sums_of(store)
+    assert sums_of(store).total() == {}
+    files = weakref.ref(store.files)
+    threads = set(threading.enumerate()) - before
+    assert bool(threads) == url.startswith("fsspec")
+    del store
+    gc.collect()
+    assert files() is None
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
