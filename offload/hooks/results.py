@@ -333,20 +333,21 @@ def _with_refs(runtime: Runtime, arguments: Any) -> Any:
 
 def _as_arrived(request: Any) -> Any:
     """Return *request* with its arguments as they arrived, for ``result_extended``."""
-    delivery = current_delivery()
     if request is None:
         return request
-    if hasattr(request, HELD) and contains([request.args, request.kwargs], (Ref,)):
-        request = copy.copy(request)
-        request.args, request.kwargs = as_wire(request.args), as_wire(request.kwargs)
-        return request
-    if delivery is None:
-        return request
-    arrived = delivery.arrived()
-    if arrived is None or getattr(request, "args", None) is not delivery.args:
+    given = getattr(request, "args", None), getattr(request, "kwargs", None)
+    delivery = current_delivery()
+    if delivery is not None and given[0] is delivery.args:
+        arrived = delivery.arrived()
+        if arrived is None:
+            return request
+        given = arrived
+    elif contains(given, (Ref,)):  # of a task that the main process ended, or of a later one
+        given = as_wire(given[0]), as_wire(given[1])
+    else:
         return request
     request = copy.copy(request)
-    request.args, request.kwargs = arrived
+    request.args, request.kwargs = given
     return request
 
 

@@ -263,6 +263,23 @@ def test_errbacks_and_chords_are_as_on_plain_celery():
     assert ours == plain or pytest.fail("the large parts differ")
 
 
+@pytest.mark.parametrize("serializer", ("json", "pickle", "msgpack", "yaml"))
+def test_a_failed_chain_stores_its_later_steps(serializer):
+    """With ``result_extended``, the later steps of a failed chain are stored with references to
+    their arguments, and the hooks of the failed task run.
+    """
+    conf = {"result_serializer": serializer, "accept_content": ["json", serializer]}
+    wire = with_tasks(offload_wire({**conf, "result_extended": True}))
+    tasks = wire.app.tasks
+    chained = tasks["fail"].s("small") | tasks["collect"].s(MESSAGE, more=MESSAGE)
+    result = chained.apply_async(link_error=tasks["errback"].s())
+    wire.work()
+    assert type(result.parent.result) is type(result.result)
+    assert [each[2] for each in wire.seen] == [type(result.result).__name__]
+    [argument] = result.args
+    assert [argument.get(), result.kwargs["more"].get()] == [MESSAGE, MESSAGE]
+
+
 def without_ids(found, chord_result):
     """Return *found* with the same text in place of the ids of a chord's parts."""
     ids = [part.id for part in chord_result.parent.results]
