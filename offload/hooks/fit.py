@@ -175,29 +175,25 @@ def _too_large(out: Outgoing, limit: MessageLimit, sizes: Sizes, task: str) -> V
     """Return the error about a message that can't be reduced further."""
     refs = _in_message(out)
     inline = sorted(((_plain_size(value, out.serializer), name) for _, name, value in out.inline))
-    parts = [
-        (sizes.headers, "headers", "shorten headers, argsrepr, and stamps"),
-        (
-            sum(map(len, refs)) + _WRAPPED * len(refs),
-            f"{human_number(len(refs))} references",
-            "combine values in one list or dict, which becomes one reference"
-            + ("" if out.runtime.settings.short_refs else ", set offload_short_refs"),
-        ),
-        (
-            sum(size for size, _ in inline),
-            "values kept by inline ("
-            + ", ".join(name for _, name in inline[: -_NAMED - 1 : -1])
-            + ")",
-            "remove parameters from inline",
-        ),
-    ]
-    rest = sizes.plain - parts[1][0] - parts[2][0]
-    parts.append((max(rest, 0), "other values and signatures", "send fewer"))
+    headers = (sizes.headers, "headers", "shorten headers, argsrepr, and stamps")
+    references = (
+        sum(map(len, refs)) + _WRAPPED * len(refs),
+        f"{human_number(len(refs))} references",
+        "combine values in one list or dict, which becomes one reference"
+        + ("" if out.runtime.settings.short_refs else ", set offload_short_refs"),
+    )
+    kept = (
+        sum(size for size, _ in inline),
+        f"values kept by inline ({', '.join(name for _, name in inline[: -_NAMED - 1 : -1])})",
+        "remove parameters from inline",
+    )
+    rest = max(sizes.plain - references[0] - kept[0], 0)
+    parts = [headers, references, kept, (rest, "other values and signatures", "send fewer")]
     shown = ", ".join(f"{what} {human_number(size)}" for size, what, _ in parts if size)
     if limit.headers < limit.size and sizes.headers > limit.headers:
         over = f"the headers have {human_number(sizes.headers)} bytes"
         most = f"the {human_number(limit.headers)} that fit into a frame of AMQP (frame_max)"
-        advice = parts[0][2].capitalize()
+        advice = headers[2].capitalize()
     else:
         over = f"the message would take {human_number(sizes.sent)} bytes"
         most = f"the limit of {human_number(limit.size)}, offload_message_limit"
@@ -206,7 +202,7 @@ def _too_large(out: Outgoing, limit: MessageLimit, sizes: Sizes, task: str) -> V
         f"task {task!r}: {over}, more than {most}; nothing was stored. Before the broker's "
         f"encoding, in bytes: {shown}. {advice}",
         task=task,
-        argument=inline[-1][1] if inline and max(parts) is parts[2] else None,
+        argument=inline[-1][1] if inline and max(parts) is kept else None,
     )
 
 

@@ -131,17 +131,19 @@ class KnownRefs:
         refs: dict[int, Ref[Any]] = {}
         replace_refs(value, lambda ref: refs.setdefault(id(ref), ref))
         refs = {key: ref for key, ref in refs.items() if self._in_task or ref.resolve is None}
-        new = [ref for key, ref in refs.items() if key not in self._values]
-        self._values.update({id(ref): (ref, ref, ref.get()) for ref in new if ref.is_local})
-        new = [ref for ref in new if not ref.is_local]
-        opened = [runtime.content.opened(ref) for ref in new]
-        late = [each for each in zip(new, opened, strict=True) if each[1].late is not None]
-        self._values.update({id(ref): (ref, own, own) for ref, own in late})  # not resolved here
-        new = [ref for ref, own in zip(new, opened, strict=True) if own.late is None]
-        opened = [own for own in opened if own.late is None]
-        for ref, own, found in zip(
-            new, opened, runtime.content.reader.get_all(opened), strict=True
-        ):
+        to_read: list[tuple[Ref[Any], Ref[Any]]] = []
+        for key, ref in refs.items():
+            if key in self._values:
+                continue
+            own = ref if ref.is_local else runtime.content.opened(ref)
+            if ref.is_local:
+                self._values[key] = ref, own, ref.get()
+            elif own.late is not None:
+                self._values[key] = ref, own, own  # it isn't resolved here
+            else:
+                to_read.append((ref, own))
+        values = runtime.content.reader.get_all([own for _, own in to_read])
+        for (ref, own), found in zip(to_read, values, strict=True):
             self._values[id(ref)] = ref, own, found
         for _, ref, found in map(self._values.__getitem__, refs if remember else ()):
             if id(found) not in self._by_value and not ref.is_local and ref.late is None:

@@ -64,24 +64,27 @@ def summarize_blobs(
     """
     for at in range(0, len(digests), _BATCH):
         some = digests[at : at + _BATCH]
-        found: dict[Digest, BlobSummary | None] = dict.fromkeys(some)
-        wanted: Sequence[Digest] = some
+        found: dict[Digest, BlobSummary | None] = {}
+        unclear: Sequence[Digest] = some
         for size in _PREFIX_SIZES:
-            unclear = []
-            each = max(_BATCH_BYTES // size, 1)
-            for start in range(0, len(wanted), each):
-                batch = wanted[start : start + each]
-                for digest, seen in zip(
-                    batch, blob_inspection_of(store).peek(batch, size), strict=True
-                ):
-                    summary = None if seen is None else _summary(digest, seen, cipher)
-                    found[digest] = summary
-                    if summary is not None and not summary.known and summary.seen.size > size:
-                        unclear.append(digest)
-            wanted = unclear
-            if not wanted:
-                break
+            longer = []
+            for digest, seen in _peek(store, unclear, size):
+                summary = None if seen is None else _summary(digest, seen, cipher)
+                found[digest] = summary
+                if summary is not None and not summary.known and summary.seen.size > size:
+                    longer.append(digest)
+            unclear = longer
         yield from map(found.__getitem__, some)
+
+
+def _peek(
+    store: Store, digests: Sequence[Digest], size: int
+) -> Iterator[tuple[Digest, BlobPeek | None]]:
+    """Yield the first *size* bytes of each blob, reading at most `_BATCH_BYTES` per request."""
+    most = max(_BATCH_BYTES // size, 1)
+    for start in range(0, len(digests), most):
+        batch = digests[start : start + most]
+        yield from zip(batch, blob_inspection_of(store).peek(batch, size), strict=True)
 
 
 def _summary(digest: Digest, seen: BlobPeek, cipher: BlobCipher | None) -> BlobSummary:
