@@ -31,8 +31,8 @@
         └── LockNotOwned            (RuntimeError)
             └── LockLost
 
-Where plain Celery would raise one of kombu's errors, ours is a subclass of it, so that code
-that handles those keeps working.
+Where plain Celery would raise one of kombu's errors, offload raises a subclass of it, so that code
+that handles such errors keeps working.
 
 Celery rebuilds a stored exception as ``type(*args)``, so ``args`` has the message and
 every attribute; ``str()`` returns the message alone.

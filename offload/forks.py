@@ -33,7 +33,7 @@ def _guard_forks() -> None:
 def start_thread(target: Callable[..., None], name: str, *args: Any) -> threading.Thread:
     """Start a daemon thread; forks wait while it imports a module.
 
-    All of offload's threads are started here. Raises RuntimeError if there are too many threads, or
+    This starts all of offload's threads. Raises RuntimeError if there are too many threads, or if
     the process is ending.
 
     Args:

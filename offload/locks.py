@@ -392,9 +392,9 @@ def list_locks(store: Store, prefix: str = "") -> Iterator[tuple[str, LeaseInfo]
 
 
 def break_lock(store: Store, name: str) -> LeaseInfo | None:
-    """Release the lock *name*, whoever owns it; return its lease, or None if it was free.
+    """Release the lock *name*, no matter who owns it; return its lease, or None if it was free.
 
-    The next owner's fence is greater, and the present owner finds that it has lost the lock.
+    The next owner's fence is greater, and the present owner notices that it has lost the lock.
     """
     lease = _lease_of(name)
     info = store.leases.read(lease)

@@ -1,12 +1,12 @@
-"""Move what a store keeps from old encryption keys, or none, to the first key.
+"""Encrypt what a store keeps with the first encryption key, instead of an older one or none.
 
 Names of blobs depend on the key. So a value is copied under new names, what refers to it is
-changed by compare-and-swap, and only then are the old blobs released. That is done for all that is
-kept without end: catalogs, pins, and shipped classes. Messages, results, and remembered results
-have the old names until they expire; `Report.others` counts the blobs under each other key, by
-which one sees when it can be removed.
+changed by compare-and-swap, and only then are the old blobs released. That is done for everything
+without an expiry: catalogs, pins, and shipped classes. Messages, results, and remembered results
+keep the old names until they expire. `Report.others` counts the blobs under each older key; when
+there are none, the key can be removed.
 
-A run that was interrupted goes on when it is started again: what has moved is not read again.
+If a run is interrupted, the next one continues: what was moved isn't read again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PLAIN = "none"
 """Stands for a key id where data isn't encrypted."""
 
 _SETTLING = 3600.0  # seconds that copied blobs live until something names them
-_PREFIX = 16  # stored bytes that tell a blob's key
+_PREFIX = 16  # stored bytes that identify a blob's key
 _PAGE = 500
 _FAILURES = 20  # that a report lists
 
@@ -97,12 +97,12 @@ def reencrypt(
     dry_run: bool = False,
     seen: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Move all that is kept without end to the first key, and count what is under other keys.
+    """Move everything without an expiry to the first key, and count the blobs under other keys.
 
     Reads and writes one chunk at a time.
 
     Args:
-        grace: seconds for which old blobs live after nothing names them any more.
+        grace: seconds for which old blobs live once nothing names them.
         dry_run: only count.
         seen: called with the name of each pointer that was read.
 

@@ -359,9 +359,9 @@ class CatalogReader:
         """Return a reference that is resolved when a task starts, to the *version* of *name* at
         that time.
 
-        Pass it to a task, which receives the value, or to a step of a chain, for which it is
-        looked up when that step starts. A task that fails with ObjectNotFound names the object.
-        A retry by the task itself receives the same value again.
+        Pass it to a task, which receives the value. For a step of a chain, it is looked up when
+        that step starts. If there is no such object, the task fails with ObjectNotFound, which
+        names it. If the task retries by itself, it receives the same value again.
 
         Raises ValueError for an invalid name or version; whether they exist isn't checked.
         """

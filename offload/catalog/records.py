@@ -367,7 +367,7 @@ class NameState:
         return replace(changed, taken=changed.taken - keys)
 
     def to_settle(self, now: float) -> list[str]:
-        """Return versions that needn't be noted as announced any more, once they have records.
+        """Return versions that need no note of their announcement once they have records.
 
         No other saver is about to write those: one of them has taken the number, or would announce
         the version again.

@@ -1,6 +1,6 @@
 """Digests that a process remembers, so that it neither hashes nor reads a value twice.
 
-Immutable are ``bytes``, ``str``, Arrow tables, batches and arrays, and numpy arrays that
+These are immutable: ``bytes``, ``str``, Arrow tables, batches, and arrays, and numpy arrays that
 are read-only down to the array that owns the memory and hold no objects. (Making such an
 array writable, changing it, and making it read-only again between two calls defeats this; so
 does changing numpy memory that an Arrow array wraps without a copy, which Arrow forbids.)

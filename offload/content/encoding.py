@@ -31,7 +31,7 @@ class BlobEncoder:
     Args:
         compress: returns a blob's parts in their compressed form, and the byte that says so.
         cipher: encrypts; None without encryption.
-        at_once: blobs that the store stores at once.
+        at_once: number of blobs that the store stores in parallel.
 
     Attributes:
         overhead: maximum bytes that encryption adds to a blob.
@@ -65,10 +65,10 @@ class BlobEncoder:
     def batches(
         self, wanted: Mapping[Digest, Parts], key: EncryptionKey | None, memory: Memory
     ) -> Iterator[tuple[int, dict[Digest, Parts]]]:
-        """Yield some blobs at a time, as they are stored, after the size of their plain bytes.
+        """Yield pairs of a batch's plain bytes (their number) and its blobs in stored form.
 
-        Threads encrypt some of the next ones meanwhile. A batch must have been stored before the
-        next one is taken, which is put into the same *memory*.
+        Threads encrypt the next blobs meanwhile. Store each batch before you take the next one,
+        which reuses the same *memory*.
         """
         if self._cipher is None or key is None:
             rest = iter(wanted.items())

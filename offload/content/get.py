@@ -109,7 +109,7 @@ class Reader:
         """Yield the value of each of *refs*; see `get`.
 
         Small values are fetched together, up to 16 MiB in a round trip, when the first of them
-        is needed. Raises what `get` does, when the reference concerned is reached.
+        is needed. Raises the errors of `get`, each when its reference is reached.
         """
         for batch in _batches(refs):
             roots = self._small_roots(batch) if len(batch) > 1 else {}

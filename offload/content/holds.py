@@ -29,7 +29,7 @@ class Hold:
     """A stated need.
 
     Attributes:
-        ttl: seconds from now; `FOREVER` for what a name in the store keeps.
+        ttl: seconds from now; `FOREVER` for blobs that a name in the store refers to.
         holder: who states it; holds by the default can't be released.
     """
 
@@ -111,8 +111,8 @@ class Holds:
     def note(self, digests: list[Digest], hold: Hold, end: float) -> float:
         """Remember a value's blobs; return until when they are sure to live.
 
-        *end* is when the store lets *hold* expire, both in seconds since 1970. Nothing is sure of
-        what is held `FOREVER`: it may lose its name at once.
+        *end* is when the store lets *hold* expire, both in seconds since 1970. What is held
+        `FOREVER` isn't sure to live at all, because its name may be removed at any time.
         """
         until = end - _SKEW if end < FOREVER else self._clock()
         self._known.note(digests, until if self._is_sure(hold) else 0.0)

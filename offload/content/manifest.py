@@ -42,8 +42,8 @@ CHUNK = 4 * 1024**2
 SINGLE = 1024**2
 """Values below this many bytes are one blob; larger buffers start a chunk of their own."""
 HEAD_LIMIT = 64 * 1024
-_TINY = 1024  # bytes of a value whose blob has a layout that is worth remembering
-_LEAST_LIMIT = 16 * 1024  # bytes of a blob's limit that no such value comes near
+_TINY = 1024  # a value with fewer bytes, in one buffer, has one of a few layouts, which are cached
+_LEAST_LIMIT = 16 * 1024  # bytes; a tiny value's blob certainly fits into such a limit of blobs
 _ROOM = 4096  # bytes of a root blob besides head and body, for values of few buffers
 INSPECTED = 256 * 1024
 """Bytes of a header that is read where no reference says how large the value is."""

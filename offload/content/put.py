@@ -180,7 +180,7 @@ class Writer:
     ) -> list[Stored | OffloadError | None]:
         """Store the small values of one message, in one round trip if they are few and new.
 
-        Returns for each what `put_payload` takes as *stored*: an error too, which it raises;
+        Returns what `put_payload` takes as *stored*, for each value: an error for it to raise, or
         None for larger values. All of *holds* have one holder.
         """
         small = [at for at, payload in enumerate(payloads) if payload.size < SMALL]
@@ -296,7 +296,7 @@ class Writer:
         """Store serialized values; return the reference and the digests of each.
 
         All are held in one round trip, and only what is missing is uploaded. A reference's `until`
-        is now: whoever uses it holds its value.
+        is now, so its users must hold its value.
         """
         for payload in payloads:
             self.check_size(payload)

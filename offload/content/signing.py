@@ -32,8 +32,9 @@ _PURPOSE = "references"
 class SigningKeys:
     """The keys with which a process signs and opens references.
 
-    With encryption keys, each of them yields one, and the first signs, unless a secret does. The
-    store's own key, which signed until there were any, still opens, unless encryption is required.
+    Each encryption key yields a signing key, and the first of these signs, unless there is a
+    secret. The store's own key, which signed before there were encryption keys, still opens
+    references unless encryption is required.
 
     Args:
         secret: ``offload_secret``; empty to use the encryption keys, or the key that the store
@@ -105,8 +106,8 @@ class SigningKeys:
         processes that knew it and processes started later would refuse each other's references
         until a restart.
 
-        Encryption keys don't get lost. With them, this looks for others only if something was
-        refused (*max_age* is shorter than by default).
+        Encryption keys don't get lost, so with them, this looks for others only if something was
+        refused (then, *max_age* is shorter than the default).
         """
         if 0 <= self._clock() - self._read_at < max_age:
             return False

@@ -11,8 +11,8 @@ In bytes::
 A blob is named by the keyed hash of its plain content, and has a key of its own, derived from that
 name and the compression. The nonce is zero for content that isn't compressed, as the name
 determines it; otherwise, it is derived from the compressed bytes, which another version of the
-compressor may write differently. So no key ever encrypts two contents with one nonce, and equal
-content has equal bytes: it is stored once, as without encryption.
+compressor may write differently. So no key ever encrypts two contents with one nonce. Equal content
+has equal bytes, so it is stored once, as without encryption.
 """
 
 from __future__ import annotations

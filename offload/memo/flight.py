@@ -1,4 +1,4 @@
-"""Single flight: of equal calls at the same time, only one is computed.
+"""Single flight: if equal calls run at the same time, only one of them computes.
 
 A computation owns the lease of its record. One thread per process renews the leases of computations
 that run longer than a third of their lease; shorter ones cost only bookkeeping. A result is written
@@ -124,8 +124,8 @@ class Flights:
     ) -> Callable[[], bytes | Computation | Busy]:
         """Return a function, to be called once, that does what `claim` does.
 
-        On Redis, this sends the request, so that the caller can do something else meanwhile. Both
-        raise StoreError.
+        On Redis, this sends the request, so that the caller can do something else meanwhile. This
+        call and the returned function raise StoreError.
         """
         owner = f"{_owners(os.getpid())}{next(_numbers)}"
         asked = self._clock()
@@ -191,7 +191,7 @@ class Flights:
         On Redis, this only sends the request, so that the caller can do something else meanwhile.
         Returns a function, to be called once, that waits until it is done. It returns False if the
         computation has lost its lease: another process may be computing by now, or an operator
-        forgot the result. Both raise StoreError.
+        forgot the result. This call and the returned function raise StoreError.
         """
         first = self._send(computation, value, ttl)
 

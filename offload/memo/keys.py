@@ -177,8 +177,8 @@ class Function:
 
     @functools.cached_property
     def _positional(self) -> list[tuple[bytes | None, Any]]:
-        """For each parameter the bytes to hash before its argument (None: it doesn't count), and
-        its default; then an entry for all.
+        """For each parameter: the bytes to hash before its argument (None if it doesn't count), and
+        its default. The last entry stands for further arguments.
 
         Empty if an argument can't be passed by position, or if a key function needs names.
         """

@@ -44,7 +44,7 @@ LEASE = 30.0
 
 _INLINE = 32 * 1024  # bytes up to which a result is kept in its record
 _HEADS = {("raw", "str"): b"str", ("raw", "bytes"): b"bytes"}
-_UNHASHED = 1024  # bytes up to which it is tried to lay out a result without hashing it
+_UNHASHED = 1024  # maximum bytes of a result that may be laid out without hashing it
 _DATA = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _GRACE = 300.0  # seconds for which the blobs of a result that isn't remembered are kept
 _LOGGED = 10_000  # tasks and functions whose errors were logged
@@ -78,7 +78,7 @@ class Results:
         self._content = content
         self._counters = counters
         self._made: dict[str, Flights] = {}
-        self._verified: tuple[bytes, Record] | None = None  # which spares verifying it twice
+        self._verified: tuple[bytes, Record] | None = None  # so that it isn't verified twice
         self._logged: set[str] = set()
 
     @property
@@ -124,8 +124,8 @@ class Results:
     ) -> Callable[[], Answer | Computation | Busy]:
         """Return a function, to be called once, that does what `find` does.
 
-        On Redis, this sends the request, so that the caller can do something else meanwhile. Both
-        raise OffloadError.
+        On Redis, this sends the request, so that the caller can do something else meanwhile. This
+        call and the returned function raise OffloadError.
         """
         claimed = self.flights.start(name, lease)
         return lambda: self._find(claimed, name, lease, block, read)
@@ -226,12 +226,12 @@ class Results:
             known: the reference of the result, if it is stored.
             serializer: Celery's serializer of results, by which a large one is stored; empty: it
                 must come back exactly as it is.
-            later: write the record of a brief computation with the process's next request, if the
-                store can and the record contains the result. The returned function calls this,
-                which must see to it that there soon is a request.
+            later: called by the returned function if the record waits for the process's next
+                request; it must make sure that there soon is one. Only the record of a brief
+                computation waits, if it contains the result and the store supports that.
 
-        Both raise OffloadError, and this what serializing the result raises; then nothing is
-        remembered.
+        This call and the returned function raise OffloadError; this call also raises the errors of
+        serializing the result. Then nothing is remembered.
         """
         content = self._content()
         stored = self._stored(
@@ -281,8 +281,9 @@ class Results:
         hold: Callable[[], Hold],
         serializer: str,
     ) -> Ref[Any] | Within:
-        """Return the result as its record contains it, or the reference of a large one, which
-        *hold* keeps.
+        """Return a small result as its record contains it, or the reference of a large one.
+
+        Holds the large one by *hold*.
         """
         if isinstance(result, Ref) and known is None:
             known = content.opened(result)
@@ -332,8 +333,8 @@ class Results:
 
 
 def _small(content: ContentStore, within: Within) -> tuple[str, bytes, Sequence[memoryview]] | None:
-    """Return what to decode of a small result of the ordinary layout, which spares reading it as a
-    value from elsewhere; None for others.
+    """Return serializer, head, and buffers of a small result with the usual layout, to decode it
+    directly; None for other results, which are read like stored values.
     """
     serializer, kind = within.serializer, within.type
     head = b"" if serializer == "json" else _HEADS.get((serializer, kind))
