@@ -94,7 +94,9 @@ def is_only_copy(app: Any, delivery_info: Mapping[str, Any] | None) -> bool:
     every queue bound by the routing key, and other services may have bound theirs: only the
     broker knows. Fanout and topic exchanges are never certain.
     """
-    exchange = (delivery_info or {}).get("exchange")
+    if not isinstance(delivery_info, Mapping):  # a message may say anything
+        return False
+    exchange = delivery_info.get("exchange")
     if not exchange:
         return exchange == ""
     queues = list(app.amqp.queues.values())  # threads that publish may add some
@@ -104,7 +106,7 @@ def is_only_copy(app: Any, delivery_info: Mapping[str, Any] | None) -> bool:
         for bound in (each, *(each.bindings or ()))
         if bound.exchange is not None and bound.exchange.name == exchange
     }
-    key = (delivery_info or {}).get("routing_key")
+    key = delivery_info.get("routing_key")
     return kinds == {"direct"} and _count_bound(app, exchange, key) == 1
 
 

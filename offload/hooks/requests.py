@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import signals
+from celery.app.task import Context
 from celery.app.trace import task_has_custom
 from celery.exceptions import InvalidTaskError
 from kombu.utils.objects import cached_property
@@ -126,7 +127,7 @@ def _receive(request: Any) -> None:
     args, kwargs, embed = body_of_request(request)
     _check_limits(request)
     embed = embed if isinstance(embed, dict) else {}
-    embed = {key: _well_formed(key, part) for key, part in embed.items()}
+    embed = {key: _well_formed(key, part) for key, part in embed.items() if _is_known(request, key)}
     name = ""
     held: list[str] = []
     if (note := embed.pop(EMBED, None)) is not None:
@@ -136,6 +137,16 @@ def _receive(request: Any) -> None:
         embed = {**parts, EMBED: note}
     setattr(request, HELD, (name, held))
     set_arguments(request, args, kwargs, embed)
+
+
+def _is_known(request: Any, key: Any) -> bool:
+    """Return whether the embed may have an entry *key*, which becomes an attribute of the context.
+
+    It must not replace the message's own fields, such as its id or task.
+    """
+    if key in _EMBEDDED or key == EMBED:
+        return True
+    return isinstance(key, str) and key not in request.request_dict and not hasattr(Context, key)
 
 
 def _well_formed(key: str, part: Any) -> Any:

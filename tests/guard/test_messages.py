@@ -153,6 +153,14 @@ class TestEveryMessage:
                 if state == "FAILURE":
                     assert isinstance(result.result, InvalidRef), (note, result.result)
 
+    def test_fields_of_the_message_in_its_embed(self, bench, working):
+        """An embed that would replace the message's own fields stops no worker."""
+        note = {"v": 1, "refs": [], "holds": "x", "also": ["offload:1?n=1&m=" + "0" * 32]}
+        for field in ("task", "id", "delivery_info"):
+            for headers in ({}, {"expires": EXPIRED}):
+                send(bench, [[1], {}, {"offload": note, field: ["x"]}], headers)
+        alive(bench, working)
+
     @pytest.mark.parametrize("name", (STAND_IN, "nowhere", "", 5, None))
     def test_a_stand_in_for_no_task(self, bench, working, name):
         """A message that says it is for the stand-in itself, or for no task, stops no worker."""
