@@ -22,7 +22,7 @@ from offload.classes.definitions import FUTURE, Definition, file_of
 from offload.classes.hashing import python_tag
 from offload.classes.pickling import load, loading
 from offload.classes.policy import Versions
-from offload.classes.scope import describe_task, own
+from offload.classes.scope import advise_missing, describe_task, own
 from offload.classes.source import Source, _imported, show_lines
 from offload.classes.versions import ClassVersion, Record, StoredVersion, describe, label
 from offload.errors import CodeRefused, DeserializationError, OffloadError, WrongPython
@@ -126,8 +126,7 @@ class VersionLoader:
             raise
         except ModuleNotFoundError as exc:
             raise DeserializationError(
-                f"{describe(record)} can't be loaded here: {exc}; install it here, or ship it from "
-                f"the sender: offload.classes.register({exc.name})"
+                f"{describe(record)} can't be loaded here: {exc}; {advise_missing(exc)}"
             ) from exc
         except Exception as exc:
             raise DeserializationError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from importlib import import_module
 from itertools import accumulate
@@ -42,7 +42,8 @@ class Scope:
 
     Args:
         modules: names of modules, whose submodules also ship.
-        single: names of classes and functions, such as ``shop.models.Filter``.
+        single: names of classes and functions, such as ``shop.models.Filter``. What a class defines
+            ships, too.
     """
 
     def __init__(self, modules: Iterable[str] = (), single: Iterable[str] = ()) -> None:
@@ -56,7 +57,7 @@ class Scope:
         module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "")
         if isinstance(obj, type) and not obj.__flags__ & _HEAP_TYPE:
             return False
-        ships = self.includes(module) or (bool(self.single) and f"{module}.{name}" in self.single)
+        ships = self.includes(module) or not self.single.isdisjoint(_enclosing(f"{module}.{name}"))
         if not ships and find_object(module, name) is obj:
             return False
         return not isinstance(obj, type) or not _is_compiled(obj)
@@ -94,6 +95,13 @@ def _is_compiled(cls: type) -> bool:
     )
 
 
+def _enclosing(name: str) -> Iterator[str]:
+    """Yield a dotted name and those of what encloses it, such as the class of a method."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
 def find_object(module: str | None, qualname: str) -> Any:
     """Return the object with this name in an imported module; None if there is none."""
     found: Any = sys.modules.get(module or "")
@@ -117,6 +125,11 @@ def import_path(obj: Any) -> list[str] | None:
         if find_object(".".join(parts[:end]), qualname) is obj:
             return [".".join(parts[:end]), qualname]
     return None
+
+
+def advise_missing(error: ModuleNotFoundError) -> str:
+    """Return advice on a module that shipped code imports and this process lacks."""
+    return f"install it here, or ship it from the sender: offload.classes.register({error.name})"
 
 
 def find_in_modules(name: str, includes: Callable[[str], bool]) -> Any:
@@ -163,8 +176,22 @@ class Registrations:
         self.scope = Scope(self.modules, self.objects)
 
     def find(self, name: str) -> Any:
-        """Return the class or function registered under this name; None if there is none."""
-        return self.objects.get(name, (None, ""))[0]
+        """Return the class or function registered under this name; None if there is none.
+
+        It may also be defined by a registered class. Runs no code of classes.
+        """
+        outer = self._outer(name)
+        found = self.objects[outer][0] if outer else None
+        for part in filter(None, name.removeprefix(outer).split(".")):
+            found = vars(found).get(part) if isinstance(found, type) else None
+            if isinstance(found, (staticmethod, classmethod)):
+                found = found.__func__
+        is_found = isinstance(found, (type, FunctionType)) and name_of(found) == name
+        return found if is_found else None
+
+    def _outer(self, name: str) -> str:
+        """Return *name*, or the name of an enclosing class, whichever was registered, or ""."""
+        return next((outer for outer in _enclosing(name) if outer in self.objects), "")
 
     def all(self, is_shippable: Callable[[Any], bool]) -> list[Any]:
         """Return registered classes and functions, and the shippable ones of registered modules.
@@ -187,9 +214,9 @@ class Registrations:
 
     def push_of(self, obj: Any) -> str:
         """Return how *obj* was registered: ``auto`` or ``manual``; "" if it wasn't."""
-        kept = self.objects.get(name_of(obj))
-        if kept is not None and kept[0] is obj:
-            return kept[1]
+        name = name_of(obj)
+        if self.find(name) is obj:
+            return self.objects[self._outer(name)][1]
         module = obj.__module__ or ""
         while module and find_object(obj.__module__, obj.__qualname__) is obj:
             if module in self.modules:

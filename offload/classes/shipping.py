@@ -18,8 +18,9 @@ from typing import Any
 from offload.classes.pickling import cached_by, loading, reduce_cached, reduce_pair
 from offload.classes.policy import OFF
 from offload.classes.registry import ClassRegistry
-from offload.classes.scope import find_object
-from offload.classes.versions import ClassVersion
+from offload.classes.scope import Scope, advise_missing, find_object
+from offload.classes.versions import ClassVersion, name_of
+from offload.errors import DeserializationError
 
 _MARK = "__imports__"
 _TYPES_OF = frozenset({"builtins", "numpy"})
@@ -46,10 +47,18 @@ def importer(obj: Any) -> Callable[[], Any] | None:
 
 
 def resolve(getter: Any) -> Any:
-    """Return the object that a loaded version imports. Raises TypeError for other versions."""
+    """Return the object that a loaded version imports.
+
+    Raises TypeError for other versions, and DeserializationError if a module is missing.
+    """
     if not isinstance(getter, FunctionType) or getattr(getter, _MARK, None) is not True:
         raise TypeError("this version imports nothing")
-    obj = getter()
+    try:
+        obj = getter()
+    except ModuleNotFoundError as exc:
+        raise DeserializationError(
+            f"{name_of(getter)} can't be imported here: {exc}; {advise_missing(exc)}"
+        ) from exc
     _known[id(obj)] = obj, getter  # so that it ships as that version if it is sent back
     return obj
 
@@ -88,6 +97,8 @@ class Shipping:
     def advice(self, kind: type) -> str:
         package = kind.__module__.partition(".")[0]
         if self._registry.policy.mode == OFF or package in sys.stdlib_module_names:
+            return ""
+        if kind not in Scope([kind.__module__]):  # it is written in C
             return ""
         return f"register it: offload.classes.register({kind.__module__})"
 

@@ -106,7 +106,7 @@ class Code(Protocol):
         """
 
     def advice(self, kind: type) -> str:
-        """Return advice on how to ship instances of *kind*; "" if they can't be shipped."""
+        """Return advice on how to ship *kind* and its instances; "" if they can't be shipped."""
 
     def reduced(self, obj: Any) -> tuple[Any, ...] | None:
         """Return pickle's reduction of *obj* if it is shipped code; else None."""

@@ -175,7 +175,8 @@ class Writer:
         node = objects.write(value, self) if self.code is not None else None
         if node is not None:
             return node
-        advice = (self.code.advice(kind) if self.code is not None else "") or advise(value)
+        cls = value if isinstance(value, type) else kind
+        advice = (self.code.advice(cls) if self.code is not None else "") or advise(value)
         raise NotData(
             f"no accepted serializer supports values of type {type_name(value)}", advice=advice
         )

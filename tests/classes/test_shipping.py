@@ -8,6 +8,7 @@ import sys
 import threading
 
 import cloudpickle
+import numpy as np
 import pytest
 from celery import Celery
 from kombu.exceptions import EncodeError
@@ -367,6 +368,48 @@ class TestRegistered:
         shop.TAX = 20  # of the classes it refers to, because it needs other versions of them
         assert here.registry.get_class_hash(obj) != before
 
+    @pytest.mark.parametrize("what", ("class", "module"))
+    @pytest.mark.parametrize("native", ("json", "pickle"))
+    def test_what_a_registered_class_defines_ships_alone(
+        self, memory, module, defined, what, native
+    ):
+        """Methods and nested classes of a registered class also ship by themselves, as values and
+        in the globals of other code; with push='manual', only after a push.
+        """
+        accept = ("json", "pickle")
+        here, there = Side(memory, accept=accept), Side(memory, accept=accept)
+        shop = module("""
+            class Order:
+                def __init__(self, n): self.n = n
+                def twice(self): return 2 * self.n
+                @staticmethod
+                def next(n): return n + 1
+                class Line:
+                    def __init__(self, n): self.n = n
+                    def run(self): return self.n, isinstance(self, Order.Line)
+        """)
+        order = shop.Order
+        here.registry.register(shop if what == "module" else order, push="manual")
+        makers = (lambda: order.Line(4), lambda: order.Line.run, lambda: order.next)
+        for make in makers:
+            with pytest.raises(VersionMissing, match="push='manual'"):
+                here.write(make(), native)
+        here.registry.register(shop if what == "module" else order)
+        names = defined("F = lambda: [each(Order(3)) for each in PARTS]")
+        names.__globals__.update(Order=order, PARTS=[order.twice])
+        values = (order.Line(4), order.Line.run, order.next, order.twice, [order.Line], names)
+        payloads = [here.write(value, native) for value in values]
+        del sys.modules["shop_of_the_producer"]
+        line, run, following, twice, [kind], parts = map(there.read, payloads)
+        assert line.run() == run(kind(4)) == (4, True)
+        assert type(line) is kind
+        assert following(1) == 2
+        assert twice(line) == 8
+        assert parts() == [6]
+        back = there.write(line, native)
+        sys.modules["shop_of_the_producer"] = shop
+        assert type(here.read(back)) is order.Line
+
     def test_registering_takes_effect_at_once(self, sides, module, defined):
         """Registering a module changes the version of code that failed before; both errors suggest
         it.
@@ -396,6 +439,22 @@ class TestRegistered:
         with pytest.raises(
             DeserializationError, match=r"No module.*or ship the class from the sender"
         ):
+            there.read(payload)
+
+    def test_an_error_suggests_registering_what_was_passed(self, sides, module):
+        """A class or function of a missing module, passed as a value, is to be registered; a class
+        written in C can't be.
+        """
+        here, there = sides
+        shop = module("class Item: pass\ndef total(): return 1")
+        with pytest.raises(SerializationError, match=r"classes\.register\(shop_of_the_producer\)"):
+            here.write([shop.Item])
+        with pytest.raises(SerializationError) as caught:
+            here.write(np.float32)
+        assert "register" not in str(caught.value)
+        payload = here.write(shop.total)
+        del sys.modules["shop_of_the_producer"]
+        with pytest.raises(DeserializationError, match=r"No module.*\(shop_of_the_producer\)"):
             there.read(payload)
 
     @pytest.mark.parametrize("push", ("auto", "manual"))
