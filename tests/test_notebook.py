@@ -105,6 +105,9 @@ def test_catalogs_list_names_and_load_nothing(catalog):
     assert {"model", "other"} <= {*texts(catalog.find())}
     assert NASTY in str(texts(catalog.info("model", "2")))
     assert {"2", "3"} <= {*texts(catalog.stats())}
+    catalog.tag("model", "live")
+    assert {"tags", "live"} <= {*texts(catalog.info("model"))}
+    assert "tags" not in texts(catalog.find())  # it doesn't read them
     assert texts(catalog.late("model"))[0] == "Ref, resolved when a task starts"
 
 

@@ -256,7 +256,7 @@ class CatalogReader:
         self, name: str | None = None, version: str | int | None = None
     ) -> Record | list[Record] | dict[str, list[Record]]:
         """Return the record of one version; those of all versions, the lowest first; or those of
-        every object, by name. Nothing is loaded.
+        every object, by name, without tags. Nothing is loaded.
 
         Raises ObjectNotFound, and for one version what `load` does. Among several, records that
         can't be read are left out.
@@ -303,6 +303,8 @@ class CatalogReader:
         larger_than: int | None = None,
     ) -> list[Record]:
         """Return the records that meet all conditions, by name and version. Nothing is loaded.
+
+        Tags aren't read; see `tags`.
 
         Args:
             prefix: the object's name starts with it.

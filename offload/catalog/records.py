@@ -73,7 +73,8 @@ class Record:
         author: who saved it.
         metadata: as given to `save`.
         digest: of its content; equal values serialized in the same way have equal digests.
-        tags: of this version; only `Catalog.info` reads them.
+        tags: of this version, as `Catalog.info` of an object or a version reads them; () in other
+            records, as `Catalog.find` doesn't read tags.
         stale: whether this is a local copy, read because the store was unavailable.
         ref: wire text of the reference to its content.
         nonce: distinguishes this record from others of the same version.
@@ -143,7 +144,8 @@ class Records(list[Record]):
     def _repr_html_(self) -> str:
         from offload.text import table
 
-        columns = ["name", "version", "type", "size", "saved", "author", "tags"]
+        tagged = any(each.tags for each in self)  # `Catalog.find` doesn't read them
+        columns = ["name", "version", "type", "size", "saved", "author", *["tags"] * tagged]
         rows = (
             (
                 each.name,
@@ -152,7 +154,7 @@ class Records(list[Record]):
                 human_size(each.size),
                 human_time(each.created),
                 each.author,
-                ", ".join(each.tags),
+                *[", ".join(each.tags)] * tagged,
             )
             for each in self
         )

@@ -225,7 +225,7 @@ def find(
         larger_than=None if larger_than is None else int(larger_than),
     )[:limit]
     if as_json:
-        print_json_list(map(describe_record, found))
+        print_json_list(describe_record(each, tags=False) for each in found)
     else:
         rows = ([each.version, *_facts(each), each.name, _metadata(each)] for each in found)
         print_pages(rows, _FOUND)
@@ -375,7 +375,7 @@ def put(
         text = str(exc).replace("pass on_conflict='skip'", "pass --skip")
         raise click.ClickException(printable(text)) from exc
     if as_json:
-        print_json(describe_record(record))
+        print_json(describe_record(record, tags=False))
     else:
         click.echo(printable(f"{record.label}: {human_size(record.size)}, {record.type}"))
 

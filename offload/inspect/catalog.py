@@ -122,9 +122,13 @@ def versions_of(content: ContentStore, records: Sequence[Record]) -> list[Versio
     return [state(at, record) for at, record in enumerate(records)]
 
 
-def describe_record(record: Record) -> dict[str, Any]:
-    """Return a record as plain data."""
-    return {
+def describe_record(record: Record, *, tags: bool = True) -> dict[str, Any]:
+    """Return a record as plain data.
+
+    Args:
+        tags: whether its tags were read; see `Record`.
+    """
+    described = {
         "bucket": record.bucket,
         "name": record.name,
         "version": record.version,
@@ -136,3 +140,6 @@ def describe_record(record: Record) -> dict[str, Any]:
         "digest": record.digest,
         "metadata": record.metadata,
     }
+    if not tags:
+        del described["tags"]
+    return described
