@@ -19,9 +19,9 @@ Digest = NewType("Digest", str)
 Buffer = Union[bytes, bytearray, memoryview]
 
 _FORM = re.compile(r"b3:[0-9a-f]{64}", re.ASCII)
-_PARALLEL = 1 << 20  # bytes from which a second thread pays
+_PARALLEL = 1 << 20  # bytes from which a second thread saves time
 _THREADS = 2
-_AHEAD = 8 << 20  # bytes from which a thread of our own pays
+_AHEAD = 8 << 20  # bytes from which a thread of our own saves time
 
 
 def digest_of(

@@ -161,7 +161,7 @@ class Ref(Generic[T]):
     def __json__(self) -> dict[str, str]:
         if _within_values.get():
             raise SerializationError(
-                f"{self!r} is inside of a value, where it would be read as data: put the values, "
+                f"{self!r} is inside a value, where it would be read as data: put the values, "
                 "or pass the references as arguments"
             )
         return {TYPE_KEY: MARKER, VALUE_KEY: self.wire}

@@ -172,14 +172,14 @@ def test_a_value_that_is_too_large():
             {"threshold": "64q"},
             (
                 "offload_threshold: '64q' is invalid; expected a number of bytes, at least 0, or "
-                "text such as '64k', '64 KiB', or '1.5MB'"
+                "a string such as '64k', '64 KiB', or '1.5MB'"
             ),
         ),
         (
             {"retention": "7"},
             (
-                "offload_retention: '7' is invalid; expected a number of seconds, above 0, or text "
-                "such as '90s', '1h30m', or '7d'"
+                "offload_retention: '7' is invalid; expected a number of seconds, above 0, or a "
+                "string such as '90s', '1h30m', or '7d'"
             ),
         ),
         (

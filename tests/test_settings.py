@@ -129,7 +129,7 @@ def test_wrong_settings_are_refused(given, message):
 
 
 def test_settings_take_sizes_and_durations_as_text():
-    """Settings in bytes take text such as ``64 KiB``, those in seconds take text or a timedelta."""
+    """Sizes may be strings such as ``64 KiB``; times may be strings or timedeltas."""
     sizes = ("threshold", "max_size", "inline_limit", "memo_size", "cache_size", "message_limit")
     settings = Settings(
         **dict.fromkeys(sizes, "64 KiB"),

@@ -105,7 +105,7 @@ def version_key(version: str | int) -> tuple[str, str]:
     if found is None:
         given = repr(text[:150]) if isinstance(text, str) else f"a {type(text).__name__}"
         raise ValueError(
-            f"not a version: {given}; a version is text such as '3', '2.1', or "
+            f"not a version: {given}; a version is a string such as '3', '2.1', or "
             f"'1.0rc2' (PEP 440) of at most {MAX_VERSION} characters, or a whole number"
         )
     return found

@@ -39,7 +39,7 @@ class Observer:
         try:
             self._observe(value, serializer, threshold)
         except Exception:
-            logger.warning("offload could not have sent a %s", type(value), exc_info=True)
+            logger.warning("offload couldn't send a %s by reference", type(value), exc_info=True)
 
     def _observe(self, value: Any, serializer: str, threshold: int) -> None:
         counters = self._counters

@@ -49,7 +49,7 @@ def blobs(store: Store) -> Iterator[Finding]:
         store.blobs.put({digest: [content]}, _TTL)
         (found,) = store.blobs.get([digest], len(content))
         if bytes(found) != content:
-            yield Finding("error", "a blob was read with other bytes than were written")
+            yield Finding("error", "a blob was read back with different bytes")
             return
         store.blobs.delete([digest])
     finally:

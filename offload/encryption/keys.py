@@ -37,7 +37,7 @@ KEY_BYTES = 32
 ID_BYTES = 8
 
 _WHERE = "offload_encryption_keys"
-_WANTED = "aes256: and the base64 of 32 random bytes, as of `openssl rand -base64 32`"
+_WANTED = "aes256: and the base64 of 32 random bytes, as printed by `openssl rand -base64 32`"
 _SALT = b"offload encryption 1"
 _LONGEST = 4096  # bytes of a key file
 _PATIENCE = 10.0  # seconds in which a callable returns its key

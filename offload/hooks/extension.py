@@ -151,7 +151,7 @@ class Offload:
         A notebook shows them as tables. Writes this process's own counters first.
 
         Args:
-            since: count only this period until now, in seconds or as text such as ``"6h"``; by
+            since: count only this period until now, as seconds or a string such as ``"6h"``; by
                 default, all time.
 
         Raises ConfigurationError if the store keeps no statistics, and StoreUnavailable.
@@ -167,9 +167,9 @@ class Offload:
         If *value* is a reference, return it, and hold its value as long as a new one.
 
         Args:
-            retention: seconds, or text such as ``7d``, to hold the value (and a quarter more, so
-                that passing on the reference soon costs no round trip); by default,
-                ``offload_retention``.
+            retention: how long to hold the value, in seconds or as a string such as ``7d``; by
+                default, ``offload_retention``. A quarter is added, so that passing on the
+                reference soon costs no round trip.
             progress: whether to show the upload's progress, with tqdm or rich. Bytes that are
                 already in the store aren't uploaded.
 
@@ -321,8 +321,8 @@ class Offload:
         """Return a lock by *name* in the app's store, shared by all its processes; see `Lock`.
 
         Args:
-            ttl: seconds, or text such as ``90s``, after which others can acquire it if its owner
-                has died.
+            ttl: time after which others can acquire it if its owner has died, in seconds or as a
+                string such as ``90s``.
             heartbeat: whether a thread renews it while it is held.
 
         Raises ValueError if the name is invalid, ConfigurationError if *ttl* is.

@@ -213,7 +213,7 @@ def _refuse_refs_within(result: Any) -> None:
         )
     if not isinstance(result, Ref) and contains(result, (Ref,)):
         raise SerializationError(
-            f"a result can be a Ref, but this {type(result).__name__} holds Refs within: return "
+            f"a result can be a Ref, but this {type(result).__name__} has Refs inside: return "
             "the values, or one Ref to all of them made by Offload.put"
         )
 

@@ -97,7 +97,7 @@ def hook_exceptions(runtime: Runtime, backend: Any) -> Callable[[Any], Any]:
             try:
                 found = runtime.results_content.open(wire).get()
             except OffloadError as error:
-                logger.info("an exception is read as Celery stores it: %s", error)
+                logger.info("an exception is read in Celery's form: %s", error)
             else:
                 if isinstance(found, BaseException):
                     return found
@@ -135,7 +135,7 @@ def _store_exception(runtime: Runtime, exc: BaseException) -> str | None:
         hold = Hold(result_ttl(runtime, _NO_OPTIONS))
         return runtime.content.writer.put_payload(payload, hold=hold).wire
     except Exception as error:
-        logger.info("%s is stored as by Celery: %s", type(exc).__qualname__, error)
+        logger.info("%s is stored in Celery's form: %s", type(exc).__qualname__, error)
         return None
 
 

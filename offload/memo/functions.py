@@ -114,7 +114,7 @@ def remembering(
         ttl = default_ttl
     lease_seconds = check_ttl(as_seconds("memoize: 'lease'", lease))
     if version is not None and not isinstance(version, str):
-        refuse("memoize: 'version'", version, "text such as '2'")
+        refuse("memoize: 'version'", version, "a string such as '2'")
     if isinstance(ignore, str):
         refuse("memoize: 'ignore'", ignore, "a list of parameter names")
     if key is not None and not callable(key):

@@ -348,7 +348,7 @@ def _read_polars(body: Node, reader: Reader) -> Any:
         ) from error
     table = _read_table(body, reader)
     if not all(map(_has_texts_only, table.schema.types)):
-        raise ValueError("a dictionary of other items than strings")  # polars repeats these
+        raise ValueError("a dictionary whose items aren't strings")  # polars repeats these
     try:
         frame: Any = pl.from_arrow(table, rechunk=False)
     except pl.exceptions.PanicException as error:  # not a subclass of Exception

@@ -155,7 +155,7 @@ class DecodeState:
     def set_pairs(self, pairs: Node) -> None:
         """Set the shipped code that the tree names."""
         if self._pairs or type(pairs) is not list:
-            raise TypeError("not the names of what is shipped")
+            raise TypeError("not a list of the shipped code")
         self._pairs = pairs
 
     def load(self, index: Node) -> Any:

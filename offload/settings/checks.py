@@ -76,7 +76,7 @@ def as_size(where: str, value: Any) -> int:
     """Return *value* in bytes: a number, or text that `parse_size` reads."""
     size = parse_size(value) if isinstance(value, str) else value
     if not is_int(size) or size < 0:
-        refuse(where, value, f"a number of bytes, at least 0, or text such as {_SIZES}")
+        refuse(where, value, f"a number of bytes, at least 0, or a string such as {_SIZES}")
     return size
 
 
@@ -92,7 +92,7 @@ def as_seconds(where: str, value: Any, also: str = "", *, zero: bool = False) ->
         seconds = value.total_seconds()
     if not is_number(seconds) or seconds < 0 or (seconds == 0 and not zero):
         least = "at least 0" if zero else "above 0"
-        refuse(where, value, f"{also}a number of seconds, {least}, or text such as {_TIMES}")
+        refuse(where, value, f"{also}a number of seconds, {least}, or a string such as {_TIMES}")
     return seconds
 
 

@@ -352,7 +352,7 @@ def _message_limit(given: Any) -> int | str:
     size = parse_size(given) if isinstance(given, str) else given
     if not is_int(size) or (size != 0 and size < _MIN_MESSAGE):
         wanted = (
-            f"'auto', 0 for no limit, or at least {_MIN_MESSAGE} bytes (a number, or text such "
+            f"'auto', 0 for no limit, or at least {_MIN_MESSAGE} bytes (a number, or a string such "
             "as '1MB'): a message without arguments takes more than 1,000, and each reference "
             "up to 300"
         )

@@ -121,7 +121,7 @@ def check_url(url: str) -> None:
 def _chunk_size(value: Any) -> int:
     size = parse_size(value) if isinstance(value, str) else count(value)
     if size is None or size < _SMALLEST_CHUNK:
-        raise ValueError(f"at least {_SMALLEST_CHUNK} bytes, as a number or as text such as 1MiB")
+        raise ValueError(f"at least {_SMALLEST_CHUNK} bytes, a number or a string such as 1MiB")
     return size
 
 

@@ -1,4 +1,4 @@
-"""Public test support for stores and apps of offload's users.
+"""Test support for those who write stores.
 
 - `offload.testing.store.StoreSuite`: conformance tests of a store, as a pytest class.
 - `offload.testing.stateful.store_machine`: the same with random sequences of calls.

@@ -1,4 +1,4 @@
-"""Conformance suite for stores shared by processes, run with real processes.
+"""A conformance suite for stores shared by processes; it starts real processes.
 
 ::
 
@@ -33,23 +33,23 @@ class ProcessSuite:
     """Conformance tests of a store shared by processes; subclasses define the fixture ``url``.
 
     Attributes:
-        rounds: how often each test repeats its calls; fewer suffice where each takes long.
+        rounds: how often each test repeats its calls; lower it if each call takes long.
     """
 
     rounds: ClassVar[int] = 8
 
     @pytest.fixture
     def url(self) -> str:
-        raise NotImplementedError("a subclass of ProcessSuite gives the fixture 'url'")
+        raise NotImplementedError("a subclass of ProcessSuite provides the fixture 'url'")
 
     def test_no_swap_is_lost_among_processes(self, url: str) -> None:
-        """Counting up by compare-and-swap in several processes counts every step."""
+        """Processes that increment by compare-and-swap lose no step."""
         name = unique()
         run("fork", count_up, url, name, 3 * self.rounds)
         assert open_store(url).pointers.read(name) == b"%d" % (3 * self.rounds * PROCESSES)
 
     def test_one_process_has_the_lease(self, url: str) -> None:
-        """Of several processes one at a time has the lease, and the numbers rise."""
+        """Only one process at a time has the lease, and its numbers increase."""
         with tempfile.TemporaryDirectory() as folder:
             run("fork", take_turns, url, unique("lease"), folder, self.rounds)
             numbers = Path(folder, "numbers").read_text().split()
@@ -57,7 +57,7 @@ class ProcessSuite:
         assert list(map(int, numbers)) == sorted(set(map(int, numbers)))
 
     def test_the_same_blobs_from_processes(self, url: str) -> None:
-        """Processes that put the same and other blobs at once each find all whole."""
+        """Processes that store the same blobs and others at once each read all of them intact."""
         self.put_the_same("fork", url)
 
     def put_the_same(self, method: str, url: str) -> None:
@@ -67,7 +67,7 @@ class ProcessSuite:
         assert contents(store, [digest_of([content]) for content in shared]) == shared
 
     def test_an_open_store_may_be_forked(self, url: str) -> None:
-        """Children forked from a process that uses a store, and their parent, go on with it."""
+        """A process that uses a store can fork; it and its children go on using the store."""
         store = open_store(url)
         mine = blobs(5, 100_000)
         store.blobs.put(mine, HOUR)
@@ -81,7 +81,7 @@ class ProcessSuite:
         assert [first, *rest] == [content for (content,) in mine.values()]
 
     def test_a_killed_writer_leaves_nothing_half_done(self, url: str) -> None:
-        """Whenever a writer is killed, each of its blobs is whole or not there."""
+        """When a writer is killed, each of its blobs is complete or missing."""
         store = open_store(url)
         context = multiprocessing.get_context("fork")
         found = 0
@@ -112,13 +112,13 @@ class ProcessSuite:
 
 
 def run(method: str, target: Callable[..., None], *args: Any) -> None:
-    """Run *target* in several processes and fail if one of them did."""
+    """Run *target* in several processes; fail if it fails in one of them."""
     finish(start(method, target, *args))
 
 
 def start(method: str, target: Callable[..., None], *args: Any) -> list[Any]:
     context: Any = multiprocessing.get_context(method)
-    number = PROCESSES if method == "fork" else 2  # a fresh interpreter takes its time
+    number = PROCESSES if method == "fork" else 2  # starting an interpreter takes long
     children = [context.Process(target=target, args=args) for _ in range(number)]
     for child in children:
         child.start()
@@ -151,7 +151,7 @@ def take_turns(url: str, name: str, folder: str, turns: int) -> None:
             number = store.leases.acquire(name, owner, HOUR)
             if number is not None:
                 break
-        # Fails if another process is inside as well.
+        # Fails if another process has the lease, too.
         os.close(os.open(Path(folder, "inside"), os.O_CREAT | os.O_EXCL))
         with Path(folder, "numbers").open("a") as numbers:
             numbers.write(f"{number}\n")

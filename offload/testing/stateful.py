@@ -89,9 +89,9 @@ def store_machine(
 ) -> type[RuleBasedStateMachine]:
     """Return a state machine that tests the stores from *make*.
 
-    *make* is called for each sequence and returns a store without blobs of this machine's,
-    and what advances its clock by seconds; None where that cannot be: lives are hours then,
-    and no time passes.
+    For each sequence, *make* is called. It returns a store, and a function that advances the
+    store's clock by a number of seconds; or None, if that is impossible: then times to live are
+    hours, and none expires during the test.
     """
 
     class StoreMachine(RuleBasedStateMachine):

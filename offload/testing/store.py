@@ -39,10 +39,10 @@ from offload.stores.checks import MAX_POINTER
 from offload.stores.protocols import FOREVER
 
 HOUR = 3600.0
-SHORT = 0.05  # seconds; for what shall have ended
-PATIENCE = 20.0  # seconds; for what must become true
-SOON = 0.5  # seconds; for what must not have ended before the next call
-LIMIT = 16 << 20  # bytes; more than any blob here
+SHORT = 0.05  # seconds; the life of what a test lets expire
+PATIENCE = 20.0  # seconds to wait until a condition is true
+SOON = 0.5  # seconds; the life of what must outlast the next call, then expire
+LIMIT = 16 << 20  # bytes, more than any blob here has
 BAD_NAMES = ("", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a b", "é", "a\n", "a*b", "x" * 201)
 GOOD_NAMES = (
     "a",
@@ -99,7 +99,7 @@ def scanned(store: Store) -> Mapping[Digest, BlobInfo]:
 
 
 def swept(store: Store, *, dry_run: bool = False) -> int:
-    """Sweep *store*; return the number of items deleted (or that would be)."""
+    """Sweep *store*; return how many items it deletes, or would delete."""
     return sum(1 for _ in store.sweep(dry_run=dry_run))
 
 
@@ -132,7 +132,7 @@ class BlobTests:
     """Tests of blobs.
 
     Attributes:
-        many: number of blobs in the largest call; fewer suffice where each takes a request.
+        many: number of blobs in the largest call; lower it if each blob takes a request.
     """
 
     many: ClassVar[int] = 1500
@@ -145,7 +145,7 @@ class BlobTests:
         assert contents(store, [digest]) == [content]
 
     def test_parts_are_stored_one_after_another(self, store: Store) -> None:
-        """A blob passed as several buffers of any kind is one content."""
+        """A blob may be passed as several buffers of any kind; they are concatenated."""
         digest, content = blob(20_000)
         view = memoryview(bytearray(content))
         parts: Parts = [content[:1], b"", view[1:8000], bytearray(content[8000:8001]), view[8001:]]
@@ -153,7 +153,7 @@ class BlobTests:
         assert contents(store, [digest]) == [content]
 
     def test_a_buffer_may_change_after_put(self, store: Store) -> None:
-        """A store keeps no view of the caller's memory."""
+        """The caller may change its buffers after `put`, because the store has copied them."""
         digest, content = blob(10_000)
         buffer = bytearray(content)
         store.blobs.put({digest: [memoryview(buffer)]}, HOUR)
@@ -161,14 +161,14 @@ class BlobTests:
         assert contents(store, [digest]) == [content]
 
     def test_get_keeps_the_order(self, store: Store) -> None:
-        """Blobs come in the requested order, including one requested twice."""
+        """`get` yields blobs in the requested order, and one requested twice twice."""
         many = blobs(self.many // 5)
         store.blobs.put(many, HOUR)
         order = [*reversed(many), next(iter(many))]
         assert contents(store, order) == [many[digest][0] for digest in order]
 
     def test_get_may_be_left_early(self, store: Store) -> None:
-        """A reader that stops early leaves the store intact."""
+        """After a reader has stopped early, the store still works."""
         many = blobs(8, 3 << 20)
         store.blobs.put(many, HOUR)
         for _ in range(3):
@@ -178,7 +178,7 @@ class BlobTests:
         assert contents(store, many) == [content for (content,) in many.values()]
 
     def test_nothing_is_no_error(self, store: Store) -> None:
-        """Calls about no blobs do nothing."""
+        """Calls without digests do nothing."""
         store.blobs.put({}, HOUR)
         store.blobs.delete([])
         assert store.blobs.hold([], HOUR) == set()
@@ -222,7 +222,7 @@ class BlobTests:
                 assert caught.value.digest == digest
 
     def test_deleted_is_gone(self, store: Store) -> None:
-        """A deleted blob is missing for every call; deleting it again is no error."""
+        """Every call reports a deleted blob as missing; deleting it again is no error."""
         many = blobs(3)
         first, *rest = many
         store.blobs.put(many, HOUR)
@@ -289,7 +289,7 @@ class HoldTests:
     """Tests of holds."""
 
     GRACE = 60.0
-    SLACK = 130.0  # seconds: what stores add to a life for the difference of clocks, and time
+    SLACK = 130.0  # seconds that stores may add to a life, as clocks differ and the test takes time
 
     def test_a_hold_names_its_holder(self, store: Store) -> None:
         """`holders` returns each holder and its remaining time, if holds are tracked."""
@@ -318,7 +318,7 @@ class HoldTests:
             assert store.blobs.holders(digest)["task:1"] > 2 * HOUR - 60
 
     def test_the_last_release_ends_a_life(self, store: Store) -> None:
-        """After the last release, a blob lives for the grace period, and no longer."""
+        """After the last release, a blob expires at the end of the grace period."""
         digest, content = blob()
         for holder in ("task:1", "task:2"):
             store.blobs.hold([digest], HOUR, holder)
@@ -369,7 +369,7 @@ class HoldTests:
         assert scanned(store)[digest].ttl > before - 10
 
     def test_a_hold_of_what_is_not_there_counts(self, store: Store) -> None:
-        """Storing a blob also keeps it for holders from before."""
+        """A hold on a missing blob counts once the blob is stored."""
         digest, content = blob()
         store.blobs.hold([digest], 2 * HOUR, "task:1")
         store.blobs.hold([digest], HOUR, "task:2")
@@ -399,7 +399,7 @@ class HoldTests:
             assert scanned(store)[new].ttl <= self.GRACE + 1
 
     def test_holding_and_storing_shortens_nothing(self, store: Store) -> None:
-        """`hold_and_put` leaves a longer life, and the content that is there."""
+        """`hold_and_put` shortens no life, and doesn't replace content."""
         digest, content = blob()
         store.blobs.put({digest: [content]}, 2 * HOUR)
         wanted = {digest: Wanted(60.0, [b"other"], 5)}
@@ -409,24 +409,22 @@ class HoldTests:
         assert _holding(store).hold_and_put({}, "task:1") == set()
 
     def test_a_release_may_wait(self, store: Store) -> None:
-        """What `release_later` takes is released by later requests, or by `release_deferred`."""
+        """`release_later` releases along with a later request, or by `release_deferred`."""
         deferring, (digest, content) = _deferring(store), blob()
         store.blobs.put({digest: [content]}, HOUR)
         store.blobs.hold([digest], 2 * HOUR, "task:1")
-        if deferring.release_later([digest], "task:1", self.GRACE):  # it may not be possible now
+        if deferring.release_later([digest], "task:1", self.GRACE):  # or it can't now
             store.blobs.hold([digest], 60.0, "task:2")
             assert deferring.release_deferred() == 0
             assert set(store.blobs.holders(digest)) == {"task:2"}
         assert deferring.release_deferred() == 0
 
     def test_a_release_that_waits_ends_no_later_hold(self, store: Store) -> None:
-        """A holder that holds again after `release_later`, as a message that is redelivered does,
-        keeps its hold.
-        """
+        """A hold taken after `release_later`, as for a redelivered message, stays."""
         deferring, (digest, content) = _deferring(store), blob()
         store.blobs.put({digest: [content]}, HOUR)
         store.blobs.hold([digest], HOUR, "task:1")
-        store.blobs.release([digest], "task:2", self.GRACE)  # the server knows the script by now
+        store.blobs.release([digest], "task:2", self.GRACE)  # loads the script into the server
         if deferring.release_later([digest], "task:1", self.GRACE):
             store.blobs.hold([digest], 2 * HOUR, "task:1")
             assert deferring.release_deferred() == 0
@@ -455,7 +453,7 @@ class HoldTests:
         assert account.count_holders([one[0]]) == [2]
 
     def test_the_last_holds_are_told(self, store: Store) -> None:
-        """Stores that track holds list the longest holders of a blob, a few at most."""
+        """Stores that track holds return the few holders of a blob with the most time left."""
         account = _tracking(store)
         (one, content), gone = next(iter(blobs(1, 2000).items())), next(iter(blobs(1)))
         for number in range(1, 8):
@@ -468,9 +466,7 @@ class HoldTests:
         assert not nothing
 
     def test_what_somebody_holds_is_found(self, store: Store) -> None:
-        """Stores that track holds find blobs by an id, a pin, or a whole holder, also among many
-        holders.
-        """
+        """Stores that track holds find blobs by a holder, or by its id, also among many holders."""
         account = _tracking(store)
         many = blobs(4, 2000)
         one, two, crowd, gone = many
@@ -496,9 +492,7 @@ class HoldTests:
             assert account.held_by(asked, name) == set()
 
     def test_what_nobody_holds_is_dropped(self, store: Store) -> None:
-        """Stores that track holds delete unheld blobs at once, and keep those that are held, or
-        that a holder asked for.
-        """
+        """Stores that track holds delete at once what nobody holds or has asked for."""
         account = _tracking(store)
         many = blobs(3, 2000)
         free, held, asked = many
@@ -542,15 +536,15 @@ class HoldTests:
 
 
 class ExpiryTests:
-    """Tests of expiry: blobs and leases expire, and never early."""
+    """Tests of expiry: blobs and leases expire, but never early."""
 
     @pytest.fixture
     def tick(self) -> Callable[[], None]:
-        """Let a little of the store's time pass."""
+        """Return a function that lets a little of the store's time pass."""
         return lambda: time.sleep(0.005)
 
     def test_a_blob_ends_by_itself(self, store: Store, tick: Callable[[], None]) -> None:
-        """An expired blob is missing for every call, and can be stored again."""
+        """Every call reports an expired blob as missing, and it can be stored again."""
         digest, content = blob()
         store.blobs.put({digest: [content]}, SHORT)
         wait_for_end(store, digest, tick)
@@ -645,7 +639,7 @@ class PointerTests:
         assert name not in set(store.pointers.names())
 
     def test_a_value_is_any_bytes(self, store: Store) -> None:
-        """A value may be empty (not unset), contain any byte, and have 64 KiB."""
+        """A value may contain any bytes, up to 64 KiB; an empty one isn't unset."""
         name = unique()
         last: bytes | None = None
         for value in (b"", b"\0", b"a\nb\r\n", bytes(range(256)), b"0", bytes(MAX_POINTER)):
@@ -672,7 +666,7 @@ class PointerTests:
                 call()
 
     def test_names_are_told_apart(self, store: Store) -> None:
-        """Every valid name is a pointer of its own, also one inside another."""
+        """Every valid name is a pointer of its own, also one that starts with another."""
         for name in GOOD_NAMES:
             store.pointers.swap(name, store.pointers.read(name), name.encode())
         assert [store.pointers.read(name) for name in GOOD_NAMES] == [
@@ -687,7 +681,7 @@ class PointerTests:
             assert store.pointers.swap(name, name.encode(), None)
 
     def test_names_are_listed_by_how_they_begin(self, store: Store) -> None:
-        """`names` yields set names with a prefix, each once; no character is special."""
+        """`names` yields each set name with a prefix once; no character of it is special."""
         base = unique()
         names = {f"{base}/{end}" for end in ("a", "ab", "ab/c", "b", "ABC")}
         for name in names:
@@ -698,7 +692,7 @@ class PointerTests:
             assert list(store.pointers.names(pattern)) == []
 
     def test_a_tag_tells_one_write_from_another(self, store: Store) -> None:
-        """Each write of a pointer has a tag of its own, also if the value is an earlier one."""
+        """Each write of a pointer has a new tag, even if it restores an earlier value."""
         pointers, name = store.pointers, unique()
         if not isinstance(pointers, TagsWrites):
             pytest.skip("its list of pointers has no tags")
@@ -789,7 +783,7 @@ class ThreadTests:
     """Tests with several threads of one process.
 
     Attributes:
-        threads: their number; fewer suffice where each call takes long.
+        threads: number of threads; lower it if each call takes long.
     """
 
     threads: ClassVar[int] = 8
@@ -809,7 +803,7 @@ class ThreadTests:
         assert store.pointers.read(name) == b"%d" % (20 * self.threads)
 
     def test_one_thread_has_the_lease(self, store: Store) -> None:
-        """Of several threads, one at a time has the lease, and the numbers increase."""
+        """Only one thread at a time has the lease, and its numbers increase."""
         name, inside, numbers = unique("lease"), threading.Lock(), list[int]()
 
         def work(thread: int) -> None:
@@ -828,7 +822,7 @@ class ThreadTests:
         assert numbers == sorted(set(numbers))
 
     def test_the_same_blobs_are_put_at_once(self, store: Store) -> None:
-        """Threads that store, hold, and read the same and different blobs each get theirs."""
+        """Threads that store the same blobs and others at once each read theirs intact."""
         shared = blobs(20, 50_000)
 
         def work(_: int) -> None:

@@ -129,7 +129,7 @@ def test_foreign_pointers_stand_for_nothing(segment):
 )
 def test_what_is_no_version(version):
     """What PEP 440 doesn't allow, or is too long, is refused."""
-    with pytest.raises(ValueError, match="a version is text such as"):
+    with pytest.raises(ValueError, match="a version is a string such as"):
         version_key(version)
 
 

@@ -261,7 +261,7 @@ class Broken:
         (
             "blobs",
             {"get": lambda *_: iter([b"other"])},
-            "was read with other bytes than were written",
+            "was read back with different bytes",
         ),
         ("blobs", {"delete": lambda *_: None}, "a deleted blob can still be read"),
         ("pointers", {"swap": lambda *_: True}, "overwrote a pointer that had changed"),

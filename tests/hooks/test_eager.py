@@ -180,7 +180,7 @@ def test_an_eager_result_that_is_stored(both):
 
 def test_an_eager_result_may_not_hold_references(both):
     """An eager result that contains references is refused, as on a worker."""
-    with pytest.raises(SerializationError, match="holds Refs within"):
+    with pytest.raises(SerializationError, match="has Refs inside"):
         both[0].app.tasks["put_within"].delay(1).get()
 
 

@@ -362,7 +362,7 @@ def test_a_chain_that_outgrows_the_limit_fails():
 
 @pytest.mark.parametrize("serializer", ("json", "pickle"))
 def test_small_arrays_still_arrive(serializer):
-    """A small array, which JSON carries only inside of a reference, arrives if other values make
+    """A small array, which JSON carries only inside a reference, arrives if other values make
     room for it.
     """
     import numpy as np

@@ -361,7 +361,7 @@ def test_a_dictionary_of_lists_is_not_repeated():
         (pa.struct([("a", pa.list_(pa.int8()))]), nested),
     ):
         node = {"polars": dictionary(kind, values)}
-        with pytest.raises(DeserializationError, match="other items than strings"):
+        with pytest.raises(DeserializationError, match="whose items aren't strings"):
             REGISTRY.decode("tree", orjson.dumps(node), [])
     texts = {"length": 1, "nulls": 0, "buffers": [None, ends, content], "parts": []}
     node = {"polars": dictionary(pa.string(), texts)}

@@ -188,7 +188,7 @@ def test_invalid_tiers_are_refused(urls, sizes, message):
 
 
 def test_a_tier_alone_is_no_store(first):
-    """Several stores are at least two."""
+    """A tiered store of only one store raises ConfigurationError."""
     with pytest.raises(ConfigurationError, match="at least two"):
         TieredStore(first, [])
 

@@ -58,7 +58,7 @@ def register_type(
     if members:
         if any(each is not None for each in (encode, decode, name, version)) or subclasses:
             raise ConfigurationError(
-                f"register_type({_shown(cls)}): its members say everything; pass only the class"
+                f"register_type({_shown(cls)}): pass only this class; its members define the rest"
             )
         given: Any = members
     else:

@@ -111,7 +111,7 @@ class TieredStore:
 
 def _check(stores: Sequence[Store], lower: Sequence[Tier], sizes: Sequence[int], url: str) -> None:
     if not lower:
-        raise ConfigurationError(f"{url}: several stores are at least two", store=url)
+        raise ConfigurationError(f"{url}: combine at least two stores", store=url)
     seen = sorted([tier_name(stores[0].url), *(tier.name for tier in lower)])
     for name, group in groupby(seen):
         if len(list(group)) > 1:
