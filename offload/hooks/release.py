@@ -259,8 +259,10 @@ class Releaser:
 
     def _start(self) -> _Jobs:
         jobs = _Jobs(_QUEUE_LIMIT)
-        signals.worker_shutdown.connect(self.finish)
-        signals.worker_process_shutdown.connect(self.finish)
+        # Before Celery 5.7, the methods of all instances would otherwise be one receiver.
+        own = f"offload-release-{id(self)}"
+        signals.worker_shutdown.connect(self.finish, dispatch_uid=own)
+        signals.worker_process_shutdown.connect(self.finish, dispatch_uid=own)
         start_thread(self._run, "offload-release", jobs)
         return jobs
 

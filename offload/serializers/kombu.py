@@ -48,13 +48,25 @@ def _dumps(value: Any, celery_serializer: str) -> tuple[str, Any]:
     return encoding, body
 
 
+def _drop_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error of `_dumps`, and of its causes.
+
+    Frames of kombu in them refer to the error. This cycle would keep the values of all callers
+    until a garbage collection.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def supports(value: Any, celery_serializer: str) -> bool:
     """Return whether the serializer can write *value*, by trying it."""
     try:
         _dumps(value, celery_serializer)
     except SerializationError:
         raise
-    except Exception:
+    except Exception as error:
+        _drop_frames(error)
         return False
     return True
 
@@ -69,6 +81,7 @@ def encode(value: Any, celery_serializer: str) -> Payload | None:
     except Exception as error:
         if isinstance(error.__cause__, SerializationError):  # a reference in it
             raise error.__cause__ from None
+        _drop_frames(error)
         return None
     return Payload(PREFIX + celery_serializer, encoding.encode(), [buffer], type_name(value))
 

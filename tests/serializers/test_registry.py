@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import weakref
 from datetime import datetime
 from enum import Enum, IntEnum
 from uuid import UUID
@@ -158,6 +159,21 @@ def test_accepted_contents_may_be_named_by_their_types():
     """Content types in `accept` mean the serializers of these types."""
     registry = Registry({"application/json", "application/x-python-serialize"})
     assert registry.accept == {"json", "pickle"}
+
+
+@pytest.mark.parametrize("attempt", (kombu.encode, kombu.supports))
+@pytest.mark.parametrize("serializer", ("json", "msgpack", "yaml"))
+def test_a_refused_value_is_free_without_a_garbage_collection(attempt, serializer):
+    """A value that Celery's serializer can't write isn't kept alive by the error that it raised."""
+    value = Loud()
+    gone = weakref.ref(value)
+    gc.disable()
+    try:
+        assert not attempt([value], serializer)
+        del value
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_errors_are_kombu_errors_as_well():
