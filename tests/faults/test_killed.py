@@ -109,7 +109,7 @@ def test_a_whole_worker_killed_while_it_fetches(halting):
     # Apply the broker's visibility timeout now: the message returns to the queue.
     with halting.app.connection_for_read() as connection:
         connection.transport_options = {"visibility_timeout": 0}
-        connection.default_channel.qos.restore_visible(interval=0)
+        connection.default_channel.qos.restore_visible(interval=1)
     assert halting.messages()
     halting.worker()
     assert halting.wait(result).get() == len(BIG)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 
+import celery
 import pytest
 import redis
 from celery import Task
@@ -39,13 +40,14 @@ class TestHooks:
     @pytest.mark.parametrize("name", ("hooked", "hooked_slow"))
     def test_hooks_get_values(self, bench, name):
         """Failure hooks and error callbacks receive values, in a child and, after a hard time
-        limit, in the main process.
+        limit, in the main process. There, Celery calls the task's own hooks from 5.7 on.
         """
         task = bench.app.tasks[name]
         link = bench.app.tasks["errback"].s()
         result = task.apply_async((BIG,), {"other": [BIG]}, time_limit=2, link_error=link)
-        assert noted(bench, f"on_failure:{result.id}") == [[BIG], {"other": [BIG]}, True]
-        assert noted(bench, f"after_return:{result.id}") == [[BIG], {"other": [BIG]}]
+        if name == "hooked" or celery.VERSION >= (5, 7):
+            assert noted(bench, f"on_failure:{result.id}") == [[BIG], {"other": [BIG]}, True]
+            assert noted(bench, f"after_return:{result.id}") == [[BIG], {"other": [BIG]}]
         assert noted(bench, f"errback:{result.id}") == [[BIG], {"other": [BIG]}]
 
     def test_hooks_after_a_lost_value(self, bench):

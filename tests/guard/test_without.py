@@ -74,7 +74,10 @@ def test_a_message_that_carries_references_fails(bench, kind, native):
     """
     signature = CARRIERS[kind](bench.app.tasks["anything"].si)
     errback = bench.app.tasks["errback"].s()
-    result = signature.apply_async(serializer=native, link_error=errback)
+    options = {"link_error": errback}
+    if kind == "chord" and celery.VERSION < (5, 7):  # its parts refused the option
+        signature.link_error(options.pop("link_error"))
+    result = signature.apply_async(serializer=native, **options)
     names = [result.id]
     while result.parent is not None:
         result = result.parent

@@ -291,7 +291,12 @@ def untyped(value: Any) -> Any:
 
 
 @app.task
-def old_errback(task_id: str, extra: Any = None, key: str = "") -> None:
+def old_errback(task_id: str, *, extra: Any = None, key: str = "") -> None:
+    record(key, "old", isinstance(task_id, str), extra)
+
+
+@app.task
+def old_errback_positional(task_id: str, extra: Any = None, key: str = "") -> None:
     record(key, "old", isinstance(task_id, str), extra)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 
 from tests.integration.values import CANARY
@@ -44,6 +45,11 @@ class Row:
 
 NO_LIMITS = frozenset({"time limit"})  # only prefork kills tasks
 NOT_EXTENDED = frozenset({"extended"})
+# Before Celery 5.7, an error callback gets the arguments of the new style if its function has
+# more parameters than the task's id, though its signature already has values for these; and the
+# results of a restored group never arrive while those of the group itself are alive.
+BEFORE_5_7 = frozenset({"bound errbacks", "restored groups"})
+OLD_CELERY = BEFORE_5_7 if celery.VERSION < (5, 7) else frozenset()
 
 
 NOT_WITH_MSGPACK = (  # it can't write what Celery makes of a group's generator
@@ -187,7 +193,7 @@ def configuration(row: Row, offload: dict[str, Any], broker, folder: Path) -> di
         "serializer": row.serializer,
         "offload": offload,
         "conf": row.conf,
-        "lacking": sorted(row.lacking),
+        "lacking": sorted(row.lacking | OLD_CELERY),
         "only": row.only,
         "without": row.without,
     }

@@ -14,6 +14,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from packaging.version import Version
 
 from offload.digest import digest_of
 from offload.errors import IntegrityError, StoreError, StoreUnavailable
@@ -593,6 +594,7 @@ def test_waiting_for_a_release_leaves_connections(request, server, monkeypatch):
 @pytest.mark.parametrize("name", ("redis", "sentinel", "cluster"))
 def test_an_interrupted_call_leaves_no_answers_behind(request, name, monkeypatch):
     """A call interrupted midway, by a soft time limit, doesn't affect the next one."""
+    from redis import __version__
     from redis.connection import Connection
 
     store = open_store(request.getfixturevalue(name).url)
@@ -611,7 +613,9 @@ def test_an_interrupted_call_leaves_no_answers_behind(request, name, monkeypatch
         patch.setattr(Connection, "read_response", interrupted)
         with pytest.raises(KeyboardInterrupt):
             contents(store, many, 1000)
-    assert reading[-1]._sock is None
+    # Before redis-py 7.4, a pipeline to a Cluster abandons the connection: it never lends it again.
+    if name != "cluster" or Version(__version__) >= Version("7.4"):
+        assert reading[-1]._sock is None
     assert contents(store, many) == [content for (content,) in many.values()]
 
 
