@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -240,7 +241,8 @@ class _Trip:
         what = f"{human_size(measured.size)} came back {where}, read in "
         yield Examined("result", Finding("ok", what + human_latency(measured.read)))
         if not self.by_receipt:
-            self.result.forget()
+            with suppress(NotImplementedError):  # of Celery's rpc backend before Celery 5.7
+                self.result.forget()
 
     def _describe_silence(self) -> Iterator[Examined]:
         """Yield findings that may explain why there is no result."""
