@@ -308,7 +308,9 @@ def read(url: str) -> dict[str, object]:
         },
         "classes": {
             name: read_class(url, name, code_hash) for name, code_hash in EARLIER_CLASSES.items()
-        },
+        }
+        if sys.version_info[:2] == (3, 11)  # whose bytecode they are
+        else {},
     }
 
 

@@ -1,7 +1,8 @@
 """Formats are stable: this version writes the same bytes as earlier ones and reads theirs.
 
 ``written.json`` changes only with a deliberate change of a format, in a commit that says so. Class
-hashes depend on the minor version of Python; the file has those of 3.11.
+hashes depend on the minor version of Python; the file has those of 3.11. What Celery adds to
+messages and result rows depends on its version; the file has that of 5.7.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import celery
 import pytest
 
 from tests.support.servers import redis_server
@@ -18,6 +20,7 @@ from tests.support.servers import redis_server
 HERE = Path(__file__).parent
 WRITTEN = json.loads((HERE / "written.json").read_text())
 OF_CODE = ("classes", "redis after classes")
+OF_CELERY = ("messages", "short", "results")
 SAME_PYTHON = sys.version_info[:2] == (3, 11)
 
 pytestmark = pytest.mark.server
@@ -52,6 +55,8 @@ def test_written_bytes_are_stable(written, part):
     """References, messages, result rows, stored blobs, keys, and holds keep their bytes."""
     if part in OF_CODE and not SAME_PYTHON:
         pytest.skip("class hashes are pinned for Python 3.11")
+    if part in OF_CELERY and celery.VERSION < (5, 7):
+        pytest.skip("messages and result rows are pinned for Celery 5.7")
     assert written[part] == WRITTEN[part]
 
 
