@@ -66,21 +66,21 @@ class Token:
 
     def answer(self, request: Request) -> Response | None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._right(given.strip()):
+        if scheme.lower() == "bearer" and self._is_token(given.strip()):
             return None
         if hmac.compare_digest(request.cookies.get(self._name, "").encode(), self._cookie.encode()):
             return None
-        if request.method == "GET" and self._right(request.query_params.get("token", "")):
-            return self._welcome(request)
+        if request.method == "GET" and self._is_token(request.query_params.get("token", "")):
+            return self._set_cookie(request)
         return _refused(
             "Open this address with ?token=… once, or send Authorization: Bearer …",
             {"www-authenticate": 'Bearer realm="offload"'},
         )
 
-    def _right(self, given: str) -> bool:
+    def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._token)
 
-    def _welcome(self, request: Request) -> Response:
+    def _set_cookie(self, request: Request) -> Response:
         """Set the cookie and redirect to the address without the token.
 
         Otherwise the token would stay in the browser's history.

@@ -93,21 +93,21 @@ class Recorder:
 
     def next_batch(self) -> CounterBatch | None:
         state = self._states.get()
-        if self._clock() < state.next or not state.lock.acquire(blocking=False):
+        if self._clock() < state.due or not state.lock.acquire(blocking=False):
             return None
         try:
-            state.next = self._clock() + self._interval
-            return self._next(state)
+            state.due = self._clock() + self._interval
+            return self._take_batch(state)
         finally:
             state.lock.release()
 
     def requeue(self, batch: CounterBatch) -> None:
-        self._states.get().again.append(batch)
+        self._states.get().requeued.append(batch)
 
     def write(self) -> None:
         """Write the remaining counts now, before the process exits; if that fails, drop them."""
         state, sums = self._states.get(), self._sums
-        if sums is None or state.again:  # `again`: the store was unavailable a moment ago
+        if sums is None or state.requeued:  # `requeued`: the store was unavailable a moment ago
             return
         try:
             self._write(state, sums)
@@ -133,9 +133,9 @@ class Recorder:
     def _write_last(self) -> None:
         self._states.get().end(_PATIENCE, to_write=False)
         self.write()
-        self._say_end()
+        self._mark_complete()
 
-    def _say_end(self) -> None:
+    def _mark_complete(self) -> None:
         if self._sums is not None:
             try:
                 self._sums.end()
@@ -151,7 +151,7 @@ class Recorder:
                 state.writer = start_thread(self._write_soon, _THREAD, state)
             except RuntimeError:  # too many threads, or the process is exiting
                 state.writer = None
-                state.writer_came()
+                state.stop_expecting_writer()
 
     def _write_soon(self, state: _State) -> None:
         since = state.since
@@ -160,7 +160,7 @@ class Recorder:
             while since != state.since and not state.ending.is_set() and not self._has_errors:
                 since = state.since  # another request carried the earlier counts
                 self._wait_to_write(state, since + self._interval - self._clock())
-            state.writer_came()
+            state.stop_expecting_writer()
             if state.ending.is_set() and not (self._behind or state.is_handed_over):
                 return  # `end` writes
             try:
@@ -172,7 +172,7 @@ class Recorder:
                     self._wait_to_write(state, self._interval)
                     continue
             if state.ending.is_set():
-                self._say_end()
+                self._mark_complete()
             return
 
     def _wait_to_write(self, state: _State, seconds: float) -> None:
@@ -188,8 +188,8 @@ class Recorder:
         """Write everything; a batch that can't be written is requeued."""
         while True:
             with state.lock:
-                state.next = self._clock() + self._interval
-                batch = self._next(state)
+                state.due = self._clock() + self._interval
+                batch = self._take_batch(state)
             if batch is None:
                 break
             try:
@@ -216,9 +216,9 @@ class Recorder:
             if not written:  # other processes swapped first, or the store failed
                 self._counters.errors.requeue(taken)
 
-    def _next(self, state: _State) -> CounterBatch | None:
-        if state.again:
-            return state.again.pop()
+    def _take_batch(self, state: _State) -> CounterBatch | None:
+        if state.requeued:
+            return state.requeued.pop()
         taken = self._counters.take()
         if not taken:
             return None
@@ -227,13 +227,13 @@ class Recorder:
         series: Counter[str] = Counter()
         for what, amount in taken.items():
             if what.store.startswith(OBJECT_PREFIX):  # totals never expire, but objects come and go
-                series[_text(what)] += amount
+                series[_field_name(what)] += amount
                 continue
-            total[_text(what)] += amount
+            total[_field_name(what)] += amount
             task = what.task if what.name in BY_TASK else ""
-            series[_text(Counted(what.name, task, "", what.store))] += amount
+            series[_field_name(Counted(what.name, task, "", what.store))] += amount
             if self.worker and what.name in OF_WORKER:
-                series[_text(of_worker(what.name, self.worker))] += amount
+                series[_field_name(of_worker(what.name, self.worker))] += amount
         return CounterBatch(state.process, state.number, total, series)
 
 
@@ -261,9 +261,9 @@ class _State:
     def __init__(self, now: float) -> None:
         self.process = f"{os.getpid()}-{secrets.token_hex(6)}"
         self.number = 0
-        self.next = now
+        self.due = now  # time of the next write
         self.since = now  # time of the first event that isn't written yet
-        self.again: list[CounterBatch] = []
+        self.requeued: list[CounterBatch] = []
         self.lock = threading.Lock()
         self.writer: threading.Thread | None = None
         self.ending = threading.Event()
@@ -277,7 +277,7 @@ class _State:
             was, self._is_expected = self._is_expected, True
             return not was
 
-    def writer_came(self) -> None:
+    def stop_expecting_writer(self) -> None:
         with self._writing:
             self._is_expected = False
 
@@ -298,6 +298,6 @@ def of_worker(name: str, worker: str) -> Counted:
     return Counted(OF_STORE_PREFIX + name, "", "", WORKER_PREFIX + worker[:_LONGEST])
 
 
-def _text(what: Counted) -> str:
+def _field_name(what: Counted) -> str:
     labels = (what.task[:_LONGEST], what.argument[:_LONGEST], *filter(None, (what.store,)))
     return LABEL.join((what.name, *(label.replace(LABEL, " ") for label in labels)))

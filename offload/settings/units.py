@@ -1,8 +1,8 @@
 """Sizes and durations as people write them.
 
-Functions that take one accept any text that `parse_size` or `parse_duration` reads. Type checkers
-can't parse text: they know the common ones below, which editors complete. Pass others through
-`size` or `duration`, as in ``Offload(app, threshold=size("96 KiB"))``.
+Functions that take one accept any string that `parse_size` or `parse_duration` reads. Type
+checkers can't parse strings: they know the common ones below, which editors complete. Pass others
+through `size` or `duration`, as in ``Offload(app, threshold=size("96 KiB"))``.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ DurationText = Literal[
 ]  # fmt: skip
 
 Size = Union[int, SizeText]
-"""A number of bytes, or text."""
+"""A number of bytes, or a string such as ``64 KiB``."""
 Duration = Union[float, timedelta, DurationText]
-"""A number of seconds, a timedelta, or text."""
+"""A number of seconds, a timedelta, or a string such as ``7d``."""
 
 
 def size(text: str) -> int:
