@@ -20,6 +20,7 @@ from offload.digest import Digest
 
 T = TypeVar("T")
 _MAX_DIGESTS = 1 << 16
+_ENTRY = 1024  # bytes that an entry takes besides its value, roughly; for short texts, it's most
 _all: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -27,7 +28,7 @@ class DigestCache(Generic[T]):
     """Maps immutable objects, by identity, to the results of storing them.
 
     Objects are referenced weakly where their type allows it. Others (bytes, str) are kept
-    alive, up to *size* bytes; the least recently used are dropped first.
+    alive, up to *size* bytes with their entries; the least recently used are dropped first.
     """
 
     def __init__(self, size: int) -> None:
@@ -63,7 +64,7 @@ class DigestCache(Generic[T]):
         key = (id(value), serializer)
         held: Any
         if type(value) in (bytes, str):
-            held, weight = value, sys.getsizeof(value)
+            held, weight = value, sys.getsizeof(value) + _ENTRY
             if weight > self._size:
                 return
         else:

@@ -58,7 +58,7 @@ def test_only_immutable_values_are_cached(value, immutable):
 
 def test_only_the_same_object_is_a_hit():
     """Neither an equal object nor the same object for another serializer is a hit."""
-    memo = DigestCache(1000)
+    memo = DigestCache(5000)
     value = b"value"
     memo.remember(value, "json", 1)
     assert memo.find(value, "json") == 1
@@ -70,7 +70,7 @@ def test_only_the_same_object_is_a_hit():
 
 def test_remembers_nothing_that_can_change():
     """Mutable objects aren't cached."""
-    memo = DigestCache(1000)
+    memo = DigestCache(5000)
     value = bytearray(b"x")
     memo.remember(value, "json", 1)
     assert memo.find(value, "json") is None
@@ -78,7 +78,7 @@ def test_remembers_nothing_that_can_change():
 
 def test_an_array_made_writable_is_forgotten():
     """An array that becomes writable is no longer a hit."""
-    memo = DigestCache(1000)
+    memo = DigestCache(5000)
     array = frozen(np.zeros(3))
     memo.remember(array, "json", 1)
     array.flags.writeable = True
@@ -89,17 +89,25 @@ def test_an_array_made_writable_is_forgotten():
 
 def test_size_is_bounded_least_recently_used_first_out():
     """Bytes and texts are kept alive up to a limit; the least recently used are dropped first."""
-    memo = DigestCache(3 * 200)
-    values = [bytes([i]) * 100 for i in range(4)]  # about 133 bytes each, as objects
+    memo = DigestCache(3 * 1200)
+    values = [bytes([i]) * 100 for i in range(4)]  # about 1,157 bytes each, with an entry
     for i, value in enumerate(values[:4]):
         memo.remember(value, "json", i)
         memo.find(values[0], "json")
     memo.remember(b"z" * 100, "json", 9)
     assert memo.find(values[0], "json") == 0
     assert memo.find(values[1], "json") is None
-    assert memo._used <= 600
-    memo.remember(b"y" * 1000, "json", 5)  # larger than the limit
+    assert memo._used <= 3600
+    memo.remember(b"y" * 3600, "json", 5)  # larger than the limit
     assert memo.find(values[0], "json") == 0
+
+
+def test_short_texts_take_no_more_memory_than_the_limit():
+    """The limit includes what an entry takes besides its value, which is most for short texts."""
+    memo = DigestCache(1 << 20)
+    for number in range(5000):
+        memo.remember(f"short {number}", "json", number)
+    assert 500 < len(memo._entries) <= 1 << 10
 
 
 def test_a_size_of_zero_remembers_nothing():
@@ -112,7 +120,7 @@ def test_a_size_of_zero_remembers_nothing():
 
 def test_arrays_are_not_kept_alive():
     """When an array is collected, its entry is dropped and its memory freed."""
-    memo = DigestCache(1000)
+    memo = DigestCache(5000)
     arrays = [frozen(np.zeros(1000)) for _ in range(50)]
     for array in arrays:
         memo.remember(array, "json", object())
