@@ -241,6 +241,10 @@ class Memoized(Remembered, Generic[T]):
         """
         return forget_records(self._content(), self._function.name, self._grace())
 
+    def __reduce__(self) -> str:
+        """Pickle and copy it by name, as plain functions."""
+        return str(self._function.run.__qualname__)
+
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Refuse to become a method: the instance would be an argument."""
         if instance is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import pickle
 import threading
 
 import numpy as np
@@ -44,6 +45,17 @@ def test_equal_calls_compute_once(square):
     assert square(3.0) == 9
     assert square.runs == [3, 3, 3.0]
     assert (square.__name__, square.__module__) == ("square", __name__)
+
+
+@memoize(MemoryStore("pickled"), version="1")
+def pickled(x):
+    return x
+
+
+def test_a_function_is_pickled_and_copied_by_name():
+    """As other functions are, so that process pools can call it."""
+    assert pickle.loads(pickle.dumps(pickled)) is pickled
+    assert copy.copy(pickled) is copy.deepcopy(pickled) is pickled
 
 
 @pytest.mark.parametrize("value", VALUES, ids=[type(value).__name__ for value in VALUES])
