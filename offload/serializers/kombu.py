@@ -48,17 +48,6 @@ def _dumps(value: Any, celery_serializer: str) -> tuple[str, Any]:
     return encoding, body
 
 
-def _drop_frames(error: BaseException | None) -> None:
-    """Drop the tracebacks of an error of `_dumps`, and of its causes.
-
-    Frames of kombu in them refer to the error. This cycle would keep the values of all callers
-    until a garbage collection.
-    """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
 def supports(value: Any, celery_serializer: str) -> bool:
     """Return whether the serializer can write *value*, by trying it."""
     try:
@@ -66,7 +55,7 @@ def supports(value: Any, celery_serializer: str) -> bool:
     except SerializationError:
         raise
     except Exception as error:
-        _drop_frames(error)
+        error.__traceback__ = None  # see `encode`
         return False
     return True
 
@@ -81,7 +70,9 @@ def encode(value: Any, celery_serializer: str) -> Payload | None:
     except Exception as error:
         if isinstance(error.__cause__, SerializationError):  # a reference in it
             raise error.__cause__ from None
-        _drop_frames(error)
+        # A frame of kombu in it refers to the error. This cycle would keep the values of all
+        # callers until a garbage collection.
+        error.__traceback__ = None
         return None
     return Payload(PREFIX + celery_serializer, encoding.encode(), [buffer], type_name(value))
 

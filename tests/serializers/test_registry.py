@@ -176,6 +176,18 @@ def test_a_refused_value_is_free_without_a_garbage_collection(attempt, serialize
         gc.enable()
 
 
+@pytest.mark.parametrize("attempt", (kombu.encode, kombu.supports))
+@pytest.mark.parametrize("value", (Loud(), "\ud800"))
+def test_an_error_that_the_caller_handles_keeps_its_traceback(attempt, value):
+    """An error that the app handles while it sends a refused value keeps its traceback."""
+    try:
+        raise ValueError
+    except ValueError as error:
+        attempt([value], "yaml")
+        kept = error.__traceback__
+    assert kept is not None
+
+
 def test_errors_are_kombu_errors_as_well():
     """Errors of the registry are also the kombu errors that Celery handles."""
     registry = Registry({"json"})
