@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from offload.classes.scope import Scope
 from offload.content.store import ContentStore
 from offload.errors import ConfigurationError
+from offload.memo.asyncio_internals import mark_coroutine_function
 from offload.memo.flight import Busy, Computation
 from offload.memo.keys import SCOPE, Function, NotRemembered, Remembered
 from offload.memo.records import forget_record, forget_records, record_name
@@ -262,6 +263,10 @@ class MemoizedCoroutine(Memoized[Any]):
     The event loop isn't blocked: a thread asks the store, and no thread waits for another
     computation.
     """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        mark_coroutine_function(self)
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the result of an equal call, or compute it."""

@@ -286,6 +286,7 @@ def test_equal_calls_of_a_coroutine_function_compute_once(store):
     async def main():
         slow = Slow(store)
         assert inspect.iscoroutinefunction(slow.wait.__call__)
+        assert asyncio.iscoroutinefunction(slow.wait)
         calls = [asyncio.ensure_future(slow.wait(1)) for _ in range(50)]
         await slow.begun.wait()
         assert [await asyncio.sleep(0, n) for n in range(3)] == [0, 1, 2]
