@@ -45,11 +45,12 @@ def content_in(
     settings: Settings,
     keyring: Keyring | None = None,
 ) -> tuple[FileStore, ContentStore]:
-    """Return a store in files in *folder*, for the store at *url*, and its content.
+    """Return a file store in *folder* for copies of the store at *url*, and its content store.
 
     Several stores may share a folder.
 
-    *keyring* has the encryption keys of *settings*, which are loaded once for both.
+    Args:
+        keyring: the encryption keys of *settings*, if they are loaded already.
     """
     root = folder / blake2b(url.encode(), digest_size=10).hexdigest()
     store = FileStore(root, skew=0.0, lock_timeout=60.0)
@@ -105,8 +106,8 @@ class LocalCopies:
     is fetched again.
 
     Args:
-        store, content: where they are; see `content_in`.
-        limit: maximum bytes of content. The least recently used is evicted first.
+        store, content: have the copies; see `content_in`.
+        limit: maximum bytes of content; the least recently used is evicted first.
     """
 
     def __init__(self, store: FileStore, content: ContentStore, limit: int) -> None:
@@ -121,7 +122,7 @@ class LocalCopies:
         pointer = name_pointer(bucket, name)
         if self._states.get(pointer, b"") == value:
             return
-        with suppress(StoreError):  # a full disk: what the store has counts
+        with suppress(StoreError):  # such as on a full disk: copies are optional
             self._keep_key(remote)
             self._set(pointer, value)
             self._states[pointer] = value
@@ -142,20 +143,20 @@ class LocalCopies:
             found = self._read(record, own) if was_copied else None
             if found is not None:
                 remote.counters.object_hit()
-                self._use(pointer)
+                self._note_use(pointer)
                 return found[0]
             self._fetch(record, ref, remote, every=was_copied)
             found = self._read(record, own)
-            if found is None:  # another value's part of it was damaged
+            if found is None:  # a chunk that it shares with another value was damaged
                 self._fetch(record, ref, remote, every=True)
                 found = (self.content.reader.get(own),)
             self._keep_key(remote)
             self._set(pointer, value)
-            self._use(pointer)
+            self._note_use(pointer)
         except StoreError as exc:
             if exc.store != self.store.url:
                 raise
-            logger.warning("local copies can't be used: %s", exc)  # such as of a full disk
+            logger.warning("local copies can't be used: %s", exc)  # such as on a full disk
             return remote.reader.get(ref)
         return found[0]
 
@@ -191,19 +192,19 @@ class LocalCopies:
             if self._pointers.swap(pointer, before, value):
                 return
 
-    def _use(self, pointer: str) -> None:
-        path = self._used(pointer)
+    def _note_use(self, pointer: str) -> None:
+        path = self._use_file(pointer)
         with suppress(OSError):
             path.parent.mkdir(mode=0o700, exist_ok=True)
             path.touch(mode=0o600)
 
-    def _used(self, pointer: str) -> Path:
+    def _use_file(self, pointer: str) -> Path:
         name = blake2b(pointer.encode(), digest_size=20).hexdigest()
         return self.store.disk.root / _USED / name
 
     def _last_use(self, pointer: str) -> float:
         with suppress(OSError):
-            return self._used(pointer).stat().st_mtime
+            return self._use_file(pointer).stat().st_mtime
         return 0.0
 
     def _make_room(self, needed: int) -> None:
@@ -220,4 +221,4 @@ class LocalCopies:
                 return
             pointer = pointers.pop(0)
             self._set(pointer, None)
-            self._used(pointer).unlink(missing_ok=True)
+            self._use_file(pointer).unlink(missing_ok=True)

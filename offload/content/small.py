@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from offload.encryption.keys import EncryptionKey
 
 SMALL = 256 * 1024
-"""Bytes of the small values of one message, together, from which the store is asked for them before
-they are sent. At 1 Gbit/s they take 2 ms, about the round trip that this saves."""
+"""Total bytes of a message's small values from which the store is first asked whether it has them.
+At 1 Gbit/s, sending fewer takes at most 2 ms, about as long as that round trip."""
 _SENT_AT_ONCE = 4 << 20  # bytes; bounds the memory of compressed copies
 
 
@@ -85,7 +85,7 @@ class SmallWriter:
     def store(self, payloads: Sequence[Payload], holds: Sequence[Hold]) -> list[Stored]:
         """Store and hold values, each by its own hold; all of *holds* have one holder.
 
-        A blob that several of them have counts as missing for the first.
+        A missing blob that several values share is reported for the first of them only.
 
         Raises: StoreUnavailable, KeyUnavailable, StoreError.
         """
@@ -149,8 +149,9 @@ class SmallWriter:
         return found, missing
 
     def _hold(self, lives: Mapping[Digest, float], holder: str) -> set[Digest]:
-        """Hold each blob for so many seconds, in one round trip if they are equal; return the
-        missing ones.
+        """Hold each blob for its number of seconds; return the missing ones.
+
+        Takes one round trip for each different number.
         """
         missing: set[Digest] = set()
         for ttl in dict.fromkeys(lives.values()):

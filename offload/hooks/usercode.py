@@ -205,7 +205,7 @@ class KnownRefs:
 
 
 class _Snapshot:
-    """The content of containers, by identity; immutable leaves need no more than that."""
+    """The items of nested containers, compared by identity, and digests of arrays."""
 
     def __init__(self) -> None:
         self._contents: list[tuple[Any, tuple[Any, ...]]] = []

@@ -173,8 +173,8 @@ def _write(code: CodeType, docs: bool) -> Code:
         else:
             contents.append(_constant(constant))
     table = getattr(code, "co_exceptiontable", b"")
-    for start, length, handler, how in _handlers(table):
-        steps += (numbers[start], numbers[start + length], numbers[handler], how)
+    for start, length, handler, depth in _handlers(table):
+        steps += (numbers[start], numbers[start + length], numbers[handler], depth)
     doc = code.co_consts[0] if docs and code.co_flags & 1 and code.co_consts else None
     content = (
         _signature(code),
@@ -190,7 +190,8 @@ def _write(code: CodeType, docs: bool) -> Code:
 def _instructions(code: CodeType, docs: bool) -> tuple[list[tuple[int, int, int]], list[int]]:
     """Return (unit, opcode, full argument) of each instruction, and instruction numbers by unit.
 
-    Omits inline caches, and the instructions of a class body that set `_POSITION` and docstrings.
+    A unit is two bytes. Omits inline caches, and the instructions of a class body that set
+    `_POSITION` and docstrings.
     """
     left_out = frozenset[str]()
     if not code.co_flags & 1:  # the body of a class
@@ -236,8 +237,8 @@ def _handlers(table: bytes) -> Iterator[tuple[int, int, int, int]]:
             values.append(value)
             value = 0
     for at in range(0, len(values), 4):
-        start, length, handler, how = values[at : at + 4]
-        yield start, length, handler, how
+        start, length, handler, depth = values[at : at + 4]
+        yield start, length, handler, depth
 
 
 def _signature(code: CodeType) -> bytes:

@@ -158,7 +158,7 @@ class RedisLeases:
             try:
                 if self._client.wait_for(key, max(min(left, _BLOCK), _LEAST)):
                     return
-            except StoreUnavailable:  # none may wait; or an outage, which the next call raises
+            except StoreUnavailable:  # it can't block, or the server is down; the next call raises
                 time.sleep(max(deadline - time.monotonic(), 0))
 
     def notify(self, name: str) -> None:
