@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from offload.encryption.keys import EncryptionKey
 
 
-_HELD = 4  # chunks that the store is asked for at once, while others are hashed
-_AHEAD = 32 << 20  # bytes of a value whose first chunks are stored while the rest is hashed
+_HELD = 4  # chunks that one request holds, while others are hashed
+_AHEAD = 32 << 20  # bytes of a value from which first chunks are stored while others are hashed
 _INLINE_ESCAPED = 4096  # bytes up to which escaped data travels inside its reference
 
 logger = logging.getLogger(__name__)
@@ -388,7 +388,7 @@ class Writer:
         return ref
 
     def embed(self, payload: Payload) -> Ref[Any]:
-        """Do as `inline_ref`, for a reference that isn't sent, and so isn't counted."""
+        """Return what `inline_ref` returns, but don't count it, because it isn't sent."""
         packed = pack(payload, whole=True)
         if packed.chunks:
             raise ValueTooLarge(

@@ -148,7 +148,7 @@ def can_skip(
         or any(_embedded(given))
         or not _NEEDS_INSPECTION.isdisjoint(options)
         or resending.get()
-        or (current_delivery() is not None and _of_first_try(task_id, name) is not None)
+        or (current_delivery() is not None and _options_of_retried(task_id, name) is not None)
     ):
         return False
     limit = runtime.inspection_threshold(runtime.options(name)[0]) - 1
@@ -166,7 +166,7 @@ def can_skip(
     return True
 
 
-def _of_first_try(task_id: str, name: str) -> TaskOptions | None:
+def _options_of_retried(task_id: str, name: str) -> TaskOptions | None:
     """Return the call options of the message being retried; None for another message."""
     delivery = current_delivery()
     if delivery is None or delivery.options is _NO_CALL or delivery.task.name != name:
@@ -250,7 +250,7 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     """Return the message that *build* makes of *call*, with large values stored and replaced."""
     given = call.pop("offload", None)
     if given is None:
-        given = _of_first_try(call["task_id"], call["name"])
+        given = _options_of_retried(call["task_id"], call["name"])
     name, args, kwargs = call["name"], call.get("args") or (), call.get("kwargs") or {}
     if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
         return build(**call)  # which raises
@@ -264,8 +264,8 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
     ttl = expires + runtime.grace if expires else retention + delay_of(call)
     # A message that is sent again keeps its name, because its holds have that name, and can't be
     # changed during a store outage.
-    again = delivery if resent else None
-    message = again.message if again is not None else message_name(None if expires else retention)
+    before = delivery if resent else None
+    message = before.message if before is not None else message_name(None if expires else retention)
 
     def search(first: Mapping[tuple[Any, ...], Slot] | None = None) -> Outgoing:
         out = Outgoing(
@@ -297,8 +297,8 @@ def _publish(runtime: Runtime, build: Callable[..., Any], call: dict[str, Any]) 
         made.headers.pop(HEADER, None)  # a receiver of signals has one message for all attempts
         since = _chord_since(runtime, out, delivery)
         if out.slots or resent or given is not None or since is not None:
-            until = again.until if again is not None else None
-            if out.slots and again is None:
+            until = before.until if before is not None else None
+            if out.slots and before is None:
                 until = runtime.content.now() + ttl
             note = Note(
                 holds=message if out.holds or resent else "",

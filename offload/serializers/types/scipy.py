@@ -97,7 +97,7 @@ def _encode_lil(value: Any) -> Any:
 
 
 def _decode_lil(kind: Any, data: Any, version: int) -> Any:
-    # Rows must take bytes: scipy makes two lists of each.
+    # An array of rows bounds their number by the data's size: scipy makes two lists for each.
     if not isinstance(data[3], np.ndarray) or data[3].dtype != np.int64:
         raise NotDecoded("its rows aren't an array of numbers")
     csr = sp.csr_matrix if issubclass(kind, sp.spmatrix) else sp.csr_array
