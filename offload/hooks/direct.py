@@ -184,8 +184,9 @@ def resolve_direct(
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Resolve Refs in a call without a message: an eager or a direct call.
 
-    Raises the error of a `LostValue` among the arguments, and SerializationError for a Ref in a
-    container that can't have one in a message, such as a set.
+    Raises the error of a `LostValue` among the arguments, and errors that name the argument: of a
+    value that can't be read, and SerializationError for a Ref in a container that can't have one in
+    a message, such as a set.
     """
     if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
         return args, kwargs
@@ -193,8 +194,17 @@ def resolve_direct(
     facts = runtime.tasks[task]
 
     def resolve(value: Any, kind: str, key: int | str) -> Any:
+        argument = label((kind, key), facts.parameters)
+        try:
+            return resolve_argument(value, argument, key)
+        except OffloadError as exc:
+            if exc.task is not None:
+                raise
+            raise described(exc, task, argument) from exc
+
+    def resolve_argument(value: Any, argument: str, key: int | str) -> Any:
         if not facts.asks_for_ref(key):
-            check_paths(task, label((kind, key), facts.parameters), value)
+            check_paths(task, argument, value)
             return replace_refs(value, runtime.get)
         if isinstance(value, Ref):
             return value if value.is_local else runtime.pinned_ref(value)

@@ -189,7 +189,7 @@ def test_an_eager_task_with_a_missing_value_fails(both):
     eager = both[0]
     ref = eager.hook.put(ROWS)
     eager.hook.store.blobs.delete([info.digest for info in eager.hook.store.blobs.scan()])
-    with pytest.raises(BlobMissing, match="task 'size'"):
+    with pytest.raises(BlobMissing, match="task 'size', value: "):
         eager.app.tasks["size"].delay(ref).get()
 
 
