@@ -377,7 +377,13 @@ class Lock:
 def _lease_of(name: str) -> str:
     if not isinstance(name, str):
         raise ValueError(f"not a name: a lock's name must be text, not {type(name).__name__}")
-    return check_name(_PREFIX + name)
+    try:
+        return check_name(_PREFIX + name)
+    except ValueError:  # which names the lease
+        raise ValueError(
+            f"not a name: {name[:250]!r}; a lock's name is 1 to 195 characters of "
+            "A-Z a-z 0-9 . _ - : @ + = /, with no empty, '.' or '..' segment"
+        ) from None
 
 
 def list_locks(store: Store, prefix: str = "") -> Iterator[tuple[str, LeaseInfo]]:

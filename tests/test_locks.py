@@ -238,8 +238,10 @@ def test_a_grant_that_got_lost_is_returned(store, make, monkeypatch):
 @pytest.mark.parametrize("name", ("", "a//b", "../b", "a b", "é", "x" * 196, None, b"a"))
 def test_other_names_are_refused(store, name):
     """An invalid name raises ValueError, before anything is stored."""
-    with pytest.raises(ValueError, match="not a name"):
+    with pytest.raises(ValueError, match="not a name") as error:
         Lock(store, name)
+    if isinstance(name, str):
+        assert f"{name!r}; a lock's name is 1 to 195 characters" in str(error.value)
     with pytest.raises(ValueError, match="not a name"):
         break_lock(store, name)
 

@@ -6,7 +6,7 @@ import click
 
 from offload.cli.options import as_json, runtime_of
 from offload.cli.output import Column, print_json, print_rows
-from offload.locks import break_lock, list_locks
+from offload.locks import Lock, break_lock, list_locks
 from offload.text import human_count, human_duration, printable
 
 _COLUMNS = (Column("LOCK"), Column("OWNER"), Column("EXPIRES IN"), Column("FENCE"))
@@ -59,6 +59,11 @@ def release(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool
     if as_json and not yes:
         raise click.UsageError("--json can't prompt: add --yes")
     store = runtime_of(ctx).store
+    try:
+        for name in names:
+            Lock(store, name)
+    except ValueError as exc:
+        raise click.UsageError(printable(str(exc))) from exc
     if not yes:
         what = human_count(len(names), "lock")
         click.confirm(f"Release {what} in {printable(store.url)}?", abort=True)

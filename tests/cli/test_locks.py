@@ -45,5 +45,12 @@ def test_a_lock_is_released_for_its_owner(project, store):
         done = project.json("locks", "release", "index", "other", "--yes", code=1)
         assert list(done["released"]) == ["index"]
         assert done["missing"] == ["other"]
+    with lock:
+        _, err = project.run("locks", "release", "report:daily", "a b", "--yes", code=2)
+        assert "not a name: 'a b'" in err
+        assert "Traceback" not in err
+        assert lock.owned()
+    lock.acquire()
+    project.run("locks", "release", "report:daily", "--yes")
     with pytest.raises(LockLost):
         lock.release()
