@@ -42,7 +42,7 @@ class Pusher:
         stored: versions that this process shipped, with the time of the last check that they are
             stored.
         needs: versions that these need, directly or indirectly.
-        needed_names: the names of the latter.
+        needed_names: the names of *needs*.
     """
 
     def __init__(

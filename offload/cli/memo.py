@@ -58,7 +58,7 @@ def list_(ctx: click.Context, prefix: str, limit: int | None, as_json: bool) -> 
     """List remembered results of tasks and functions whose names start with PREFIX.
 
     TOOK is how long the computation took, which each hit saves. SIZE is the size of the result, or
-    "-" if it was signed with another secret and thus can't be returned to any call. SCOPE is the
+    "-" if it was signed with another secret, so no call can get it. SCOPE is the
     app's name, or memo_scope if set; callers in the same scope share results.
     """
     runtime = runtime_of(ctx)

@@ -124,7 +124,7 @@ def read_row(
     try:
         return [backend.get_task_meta(task_id)]
     except Exception as exc:  # storing the new state must work nevertheless
-        logger.info("the former state of %s keeps its value until it expires: %s", task_id, exc)
+        logger.info("the replaced state of %s keeps its value until it expires: %s", task_id, exc)
         return ()
 
 

@@ -131,7 +131,7 @@ class Instruments:
     Args:
         counters: descriptions of counters by name.
         of_store: descriptions of counters kept per store, by name.
-        store_prefix: prefix of the latter names in events.
+        store_prefix: prefix of the names in *of_store* in events.
         times, sizes: bounds of histogram buckets, in seconds and in bytes.
     """
 

@@ -34,8 +34,8 @@ def open_s3(url: StoreURL) -> S3Store:
     - ``sign_payload`` (false): whether requests that upload a blob also sign its bytes, at the
       cost of hashing them. Readers verify a blob's content anyway. Requests for pointers and
       leases are always fully signed;
-    - ``connect_timeout`` (5) and ``read_timeout`` (20) in seconds, the latter for any wait
-      on the connection; ``max_attempts`` (2) of boto3 per attempt of offload;
+    - ``connect_timeout`` (5) and ``read_timeout`` (20, for any wait on the connection), in
+      seconds; ``max_attempts`` (2) of boto3 per attempt of offload;
     - ``threads`` (16): number of parallel requests in each process;
     - ``skew`` (60) and ``unnamed`` (86400) in seconds, and ``ahead`` (1): see
       `offload.stores.s3.store.S3Store`.
