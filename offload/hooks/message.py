@@ -44,8 +44,8 @@ REFUSAL = (
     "and call Offload(app)"
 )
 """A keyword argument that `STAND_IN` refuses by name, so that the error says what to do."""
-_REFUSALS = (REFUSAL, "__offload__", b"__offload__")
-"""Keyword arguments that this and older releases add, and that no task has."""
+_EARLIER_REFUSALS = ("__offload__", b"__offload__")
+"""What earlier releases added instead. Tasks may have an argument of this name."""
 NOTE_VERSION = 4
 """The newest version of the note that is read: that of pickled messages with `Note.mark`."""
 MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -422,7 +422,8 @@ def wire_form(ref: Ref[Any], serializer: str) -> Any:
 
 def without_refusal(kwargs: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return keyword arguments without the one that workers without this library refuse."""
-    return {key: value for key, value in kwargs.items() if key not in _REFUSALS}
+    names = (REFUSAL,) if REFUSAL in kwargs else _EARLIER_REFUSALS
+    return {key: value for key, value in kwargs.items() if key not in names}
 
 
 def no_path_error(task: str, argument: str, value: object) -> SerializationError:

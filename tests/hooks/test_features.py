@@ -1176,3 +1176,19 @@ def test_a_passed_on_value_follows_the_next_tasks_options(wire, tasks):
     text = "x" * 100_000
     wire.run(passes, text)
     assert [body[0][0] == text for _, body in wire.sent] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("native", ("json", "pickle", "msgpack", "yaml"))
+def test_a_task_may_have_an_argument_of_the_name_that_earlier_releases_added(native):
+    """An argument ``__offload__`` of a message with references arrives, large or not."""
+    wire = make_wire(conf={"task_serializer": native, "accept_content": [native]})
+    seen = []
+
+    @wire.app.task(name="named", shared=False)
+    def named(value, **more):
+        seen.append(more)
+
+    for value in (7, BIG):
+        named.delay(BIG, __offload__=value)
+        wire.work()
+    assert seen == [{"__offload__": 7}, {"__offload__": BIG}]
