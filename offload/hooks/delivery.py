@@ -391,12 +391,9 @@ class Delivery:
 
     def _wrap(self, facts: TaskFacts) -> None:
         """Wrap values that were sent in the message, for parameters annotated with Ref."""
-        args = [_as_ref(v) if facts.asks_for_ref(i) else v for i, v in enumerate(self.args)]
+        args = [_as_asked(v, i, facts) for i, v in enumerate(self.args)]
         self.args = tuple(args) if isinstance(self.args, tuple) else args
-        self.kwargs = {
-            key: _as_ref(value) if facts.asks_for_ref(key) else value
-            for key, value in self.kwargs.items()
-        }
+        self.kwargs = {key: _as_asked(value, key, facts) for key, value in self.kwargs.items()}
 
     def arrived(self) -> tuple[Any, Any] | None:
         """Return the arguments in wire form; None if they contain no references."""
@@ -477,6 +474,16 @@ def is_redelivered(request: Mapping[str, Any]) -> bool:
     if not (type(info) is dict or isinstance(info, Mapping)):
         return False
     return bool(info.get("redelivered"))
+
+
+def _as_asked(value: Any, key: int | str, facts: TaskFacts) -> Any:
+    if not facts.asks_for_ref(key):
+        return value
+    if not facts.asks_for_refs(key):
+        return _as_ref(value)
+    if isinstance(value, tuple):
+        return tuple(map(_as_ref, value))
+    return list(map(_as_ref, value)) if isinstance(value, list) else value
 
 
 def _as_ref(value: Any) -> Any:

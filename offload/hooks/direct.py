@@ -203,7 +203,7 @@ def resolve_direct(
             raise described(exc, task, argument) from exc
 
     def resolve_argument(value: Any, argument: str, key: int | str) -> Any:
-        if not facts.asks_for_ref(key):
+        if not facts.keeps(key, value):
             check_paths(task, argument, value)
             return replace_refs(value, runtime.get)
         if isinstance(value, Ref):

@@ -11,7 +11,7 @@ import inspect
 import re
 import time
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,8 @@ from offload.ref import Ref
 from offload.settings import Settings, TaskOptions
 
 _REF = re.compile(r"\bRef\b")
+_REFS = re.compile(r"((\w+\.)*Optional\[)?(\w+\.)*(list|tuple|Sequence|Iterable)\[", re.IGNORECASE)
+_LISTS = (list, tuple, Sequence, Iterable)
 
 
 def effective(call: TaskOptions, task: TaskOptions, settings: Settings) -> TaskOptions:
@@ -40,6 +42,7 @@ class TaskFacts:
         parameters: names of its positional parameters, in order.
         named: names of all parameters that can be passed by keyword.
         wants_ref: parameters annotated with Ref, which receive the reference itself.
+        wants_refs: those of them that are annotated with a list of Refs.
         rest_wants_ref: whether ``*args`` is annotated with Ref.
         more_wants_ref: whether ``**kwargs`` is annotated with Ref.
     """
@@ -48,6 +51,7 @@ class TaskFacts:
     parameters: tuple[str, ...] = ()
     named: frozenset[str] = frozenset()
     wants_ref: frozenset[str] = frozenset()
+    wants_refs: frozenset[str] = frozenset()
     rest_wants_ref: bool = False
     more_wants_ref: bool = False
 
@@ -64,9 +68,22 @@ class TaskFacts:
             return self.parameters[key] in self.wants_ref
         return key in self.wants_ref or (self.more_wants_ref and key not in self.named)
 
+    def asks_for_refs(self, key: int | str) -> bool:
+        """Return whether this argument is a list whose items stay references."""
+        if isinstance(key, int):
+            return key < len(self.parameters) and self.parameters[key] in self.wants_refs
+        return key in self.wants_refs
+
     def asks_at(self, path: Sequence[int | str]) -> bool:
-        """Return whether *path* in a message leads to an argument that stays a reference."""
-        return self.takes_refs and len(path) > 1 and self.asks_for_ref(path[1])
+        """Return whether *path* in a message leads to a reference that isn't read."""
+        if not self.takes_refs or len(path) < 2 or not self.asks_for_ref(path[1]):
+            return False
+        return len(path) > 2 or not self.asks_for_refs(path[1])
+
+    def keeps(self, key: int | str, value: Any) -> bool:
+        """Return whether the references in *value*, an argument, aren't read."""
+        is_list = isinstance(value, Ref) and self.asks_for_refs(key)
+        return self.asks_for_ref(key) and not is_list
 
 
 _UNKNOWN = TaskFacts()
@@ -105,7 +122,8 @@ def _read(name: str, task: Any) -> TaskFacts:
     if options.save_as is not None:
         check_template(options.save_as, task)
     parameters = inspect.signature(task.run).parameters.values()
-    asking = {p.name: p.kind for p in parameters if _asks_for_ref(_annotation(task.run, p))}
+    annotations = {p.name: _annotation(task.run, p) for p in parameters}
+    asking = {p.name: p.kind for p in parameters if _asks_for_ref(annotations[p.name])}
     rest, more = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     return TaskFacts(
         options=options,
@@ -116,6 +134,11 @@ def _read(name: str, task: Any) -> TaskFacts:
             p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
         ),
         wants_ref=frozenset(name for name, kind in asking.items() if kind not in (rest, more)),
+        wants_refs=frozenset(
+            name
+            for name, kind in asking.items()
+            if kind not in (rest, more) and _asks_for_refs(annotations[name])
+        ),
         rest_wants_ref=rest in asking.values(),
         more_wants_ref=more in asking.values(),
     )
@@ -136,6 +159,15 @@ def _asks_for_ref(annotation: Any) -> bool:
     if annotation is Ref or typing.get_origin(annotation) is Ref:
         return True
     return any(_asks_for_ref(part) for part in typing.get_args(annotation))
+
+
+def _asks_for_refs(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return _REFS.match(annotation) is not None
+    if typing.get_origin(annotation) in _LISTS:
+        return True
+    parts = typing.get_args(annotation)
+    return any(map(_asks_for_refs, parts)) and Ref not in (*parts, *map(typing.get_origin, parts))
 
 
 FIELDS = ("task", "task_id", "root_id", "date")

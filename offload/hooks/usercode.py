@@ -158,12 +158,12 @@ class KnownRefs:
             return args, kwargs
         facts = runtime.tasks[task]
         found = [
-            value if facts.asks_for_ref(i) else self.resolve(runtime, value, remember=remember)
+            value if facts.keeps(i, value) else self.resolve(runtime, value, remember=remember)
             for i, value in enumerate(args or ())
         ]
         return tuple(found) if isinstance(args, tuple) else found, {
             key: value
-            if facts.asks_for_ref(key)
+            if facts.keeps(key, value)
             else self.resolve(runtime, value, remember=remember)
             for key, value in (kwargs or {}).items()
         }

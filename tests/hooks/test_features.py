@@ -95,7 +95,7 @@ def tasks(wire):
 
         @app.task(name="wants_list", shared=False)
         def wants_list(parts: list[Ref]):
-            return [[type(part).__name__, part.get()] for part in parts]
+            return parts and [[type(part).__name__, part.get()] for part in parts]
 
         @app.task(name="pass_on", shared=False)
         def pass_on(value: Ref):
@@ -290,6 +290,25 @@ def test_a_list_of_references(wire, tasks):
     """A parameter annotated ``list[Ref]`` receives a list of references, also from a chord."""
     refs = [wire.hook.put([i] * 1000) for i in range(3)]
     assert wire.run(tasks.wants_list, refs) == [["Ref", [i] * 1000] for i in range(3)]
+
+
+@pytest.mark.parametrize("how", ("message", "eager"))
+def test_a_list_of_references_whatever_its_size(wire, tasks, how):
+    """It is a list of references too if its items are in the message, or if the whole list was
+    stored; another value, such as None, stays itself.
+    """
+    wire.app.conf.task_always_eager = how == "eager"
+
+    def run(value):
+        result = tasks.wants_list.delay(value)
+        return result.get() if how == "eager" else wire.get(result)
+
+    large, ref = [5] * 1000, wire.hook.put([4] * 1000)
+    for parts in ([1, [2]], (1, 2), [large, large], [large, ref, 3], []):
+        values = [[4] * 1000 if part is ref else part for part in parts]
+        assert run(parts) == [["Ref", value] for value in values]
+    assert run(wire.hook.put([large, 1])) == [["Ref", large], ["Ref", 1]]
+    assert run(None) is None
 
 
 def test_an_annotated_parameter_fetches_nothing(wire, tasks):

@@ -41,6 +41,9 @@ def annotated(
     several: list[Ref],
     old: List[Ref[int]],  # noqa: UP006
     modern: Ref | None,
+    items: Optional[typing.Sequence[Ref]],  # noqa: UP045
+    either: Union[Ref, list[Ref]],
+    quoted: typing.List[Ref[DataFrame]],  # noqa: F821, UP006
     plain: list,
     other: Reference,  # noqa: F821
     *more: int,
@@ -55,7 +58,8 @@ def test_parameters_that_want_references():
     """
     facts = facts_of(annotated)
     wanted = {"bare", "of", "text", "optional", "union", "several", "old", "modern", "named"}
-    assert facts.wants_ref == wanted
+    assert facts.wants_ref == wanted | {"items", "either", "quoted"}
+    assert facts.wants_refs == {"several", "old", "items", "quoted"}
     assert facts.parameters[:2] == ("bare", "of")
     assert "more" not in facts.parameters
     assert typing.get_origin(annotated) is None
