@@ -192,9 +192,9 @@ _COLUMNS = (Column("NAME"), Column("VERSION"), Column("HOW"), Column("TYPE"))
 def types(ctx: click.Context, as_json: bool) -> None:
     """List the registered types.
 
-    These are the types that this process can serialize in addition to Python's own types, arrays,
-    and frames: types that the app registered, types of packages that it may import, and types that
-    kombu's register_type added to Celery's JSON.
+    This process can serialize them in addition to Python's own types, arrays, and frames. The app
+    registered them, a package that it may import brings them, or kombu's register_type added them
+    to Celery's JSON.
     """
     runtime = runtime_of(ctx)
     _ = runtime.settings  # reading the settings also registers their types

@@ -1,9 +1,9 @@
 """Digests that a process remembers, so that it neither hashes nor reads a value twice.
 
-These are immutable: ``bytes``, ``str``, Arrow tables, batches, and arrays, and numpy arrays that
-are read-only down to the array that owns the memory and hold no objects. (Making such an
-array writable, changing it, and making it read-only again between two calls defeats this; so
-does changing numpy memory that an Arrow array wraps without a copy, which Arrow forbids.)
+Only those of immutable values: ``bytes``, ``str``, Arrow tables, batches, and arrays, and numpy
+arrays without objects that are read-only down to the array that owns the memory. (Two changes go
+unnoticed: of an array that is made writable and read-only again between two calls, and of numpy
+memory that an Arrow array wraps without a copy, which Arrow forbids.)
 """
 
 from __future__ import annotations

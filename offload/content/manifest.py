@@ -12,10 +12,11 @@ Root blob, in bytes::
 
 The body is the value's buffers one after another, each followed by zeros up to a
 multiple of 64, so that every buffer can be used where it lies. The header is
-``{"b": [size, …], "s": serializer}``, with ``"c": [[digest, size], …]`` where the body
-is cut into chunks, ``"x": 1`` where the first buffer is the serializer's head (a
-head too long to be kept in the root), and ``"u": text`` where the root must differ from
-that of an equal value.
+``{"b": [size, …], "s": serializer}``. It may also have:
+
+- ``"c": [[digest, size], …]`` if the body is cut into chunks;
+- ``"x": 1`` if the first buffer is the serializer's head, which is too long for the root;
+- ``"u": text`` if the root must differ from that of an equal value.
 
 The digest of the root blob names the value: it covers the chunks by their digests.
 """

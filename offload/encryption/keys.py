@@ -1,8 +1,8 @@
 """Encryption keys: where they come from, and what is derived from each.
 
 A key is 32 random bytes, written ``aes256:`` and their base64. A setting has this text, the path of
-a file that contains it, or a callable without arguments that returns the text or the 32 bytes, for
-example from a key management service.
+a file that contains it, or a function without arguments. The function returns the text or the 32
+bytes, for example from a key management service.
 
 Nothing is encrypted with these bytes themselves. By HKDF (RFC 5869, SHA-256), they yield a key for
 the names of blobs, one for their content, one for each other purpose, and the key's own id. The id

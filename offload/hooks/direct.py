@@ -184,9 +184,9 @@ def resolve_direct(
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Resolve Refs in a call without a message: an eager or a direct call.
 
-    Raises the error of a `LostValue` among the arguments, and errors that name the argument: of a
-    value that can't be read, and SerializationError for a Ref in a container that can't have one in
-    a message, such as a set.
+    Raises the error of a `LostValue` among the arguments. Raises errors that name the argument: why
+    a value can't be read, and SerializationError for a Ref in a container that can't have one in a
+    message, such as a set.
     """
     if not contains(list(args), _TO_RESOLVE) and not contains(dict(kwargs), _TO_RESOLVE):
         return args, kwargs

@@ -4,12 +4,12 @@ Two things are hooked. The *tracer* of a task, which receives a message's argume
 in their place; the task's *function* is guarded, and refuses to start on references.
 
 Celery builds tracers by `celery.app.trace.build_tracer`, in every pool and in eager mode. It is
-replaced by a function that does the same and hooks the tracer; for apps without offload it does
-nothing else. Other packages replace it as well, so a worker checks its tasks when it starts, and so
-does each pool process: another package's tracer is hooked there, and one that can't be hooked (a
-coroutine) keeps the worker from starting. The guard doesn't rely on the tracer: a function that is
-called with a message's arguments by other means receives values as well, and so do tasks with a
-``Strategy`` of their own, which take arguments from requests.
+replaced by a function that does the same, and also hooks the tracers of apps with offload. Other
+packages replace it as well, so each worker and each pool process checks its tasks when it starts.
+It hooks another package's tracer then; if one can't be hooked (a coroutine), the worker doesn't
+start. The guard doesn't rely on the tracer: a function that is called with a message's arguments by
+other means also receives values. So do tasks with a ``Strategy`` of their own, which take arguments
+from requests.
 
 (The signal ``task_prerun`` can't do this: Celery swallows its receivers' exceptions, so a task
 would run on references; and receivers connected before offload's would see them.)

@@ -1,9 +1,9 @@
 """The broker's limit on messages, and how large its transport makes one.
 
-A broker's limit applies to a message as the broker receives it. kombu encodes the serialized and
-compressed body in base64 for all transports but AMQP, and sends it as JSON together with headers
-and properties; for Amazon SQS, it then encodes everything in base64 again. AMQP sends the body as
-it is. It splits a body into frames, but not headers, which must fit into one.
+A broker's limit applies to a message as the broker receives it. AMQP sends the serialized and
+compressed body as it is. It splits a body into frames, but not headers, which must fit into one.
+For all other transports, kombu encodes the body in base64, and sends it as JSON together with
+headers and properties. For Amazon SQS, it then encodes everything in base64 again.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Slot:
         keep: whether the reference stays unresolved when the message arrives.
         signature: the path of the outermost signature that the place is in.
         held: whether the value is held already.
-        placed: whether the reference is to be put there; a Ref that is pickled within a shared
-            structure stays where it is.
+        placed: whether the reference is put there; False for a Ref that is pickled within a
+            shared structure, and stays where it is.
         ref, value, payload: the reference, or the value to be stored and its serialized form.
         optional: whether the value is below its threshold, so that it may stay in the message.
         otherwise: what takes an optional slot's place if its value stays; None: nothing.

@@ -8,9 +8,9 @@ Redis and Memcached forget a result after ``result_expires``. A database row sta
 doesn't expire: the cleanup releases it, as ``forget()`` does.
 
 Celery's Redis backend collects a chord's parts under one key, whose expiry each returning part
-extends. The values that the parts refer to follow it. They are held for a quarter longer than
-Celery's key, so a part needs to extend the others only if its process hasn't done so for that long;
-parts that return within a quarter of the expiry after the chord began cost nothing.
+extends. The parts' values are held for a quarter longer than that key, so a process that has
+extended them needn't do so again for that time. Until a quarter of the expiry has passed since the
+chord began, returning parts cost nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The short form of references in a message: less than half as long, and the same text once read.
 
-It isn't a format of its own that could be forged: reading it yields the wire text (`offload.ref`)
-that was shortened, character by character, with the same signature, which is then verified as
-always. The message's note has the fingerprint that all of its short references share.
+It can't be forged: reading it yields exactly the wire text (`offload.ref`) that was shortened. Its
+signature is then verified as always. The message's note has the fingerprint that all of its short
+references share.
 
 Base64url without padding of these bytes::
 

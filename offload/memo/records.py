@@ -1,10 +1,10 @@
 """Records of remembered results: write, read, list, forget, and sweep them.
 
-A record is the pointer ``memo/<task>/<scope>/<key>``. Its value is a MAC over the pointer's name
-and the text that follows it: JSON with a small result itself (version 2), or with the reference of
-a large one (version 1, in which earlier versions of offload also wrote small results). The holder
-``memo:<key>+<fence>`` keeps the blobs of a large one for as long as the record. Names of tasks and
-scopes that no pointer may have are replaced by a hash.
+A record is the pointer ``memo/<task>/<scope>/<key>``. Its value is a MAC of the pointer's name
+and the rest of the value, and then JSON: a small result itself (version 2), or the reference of a
+large one (version 1, in which earlier versions of offload also wrote small results). The
+holder ``memo:<key>+<fence>`` keeps a large result's blobs for as long as the record. Names of tasks
+and scopes that no pointer may have are replaced by a hash.
 """
 
 from __future__ import annotations

@@ -44,10 +44,10 @@ class Candidate:
         bytes: their serialized bytes.
         stored_bytes: how many of *bytes* would be stored, before compression; the others are
             duplicates.
-        round_trips: upper limit of round trips to the store: one each to check for a value and
-            hold it, to write new bytes (of values below 256 KiB, they are sent with the check), to
-            read it, to read its chunks (from 1 MiB), and to release it. Node cache hits save some.
-            The number of new values is estimated from their bytes.
+        round_trips: upper limit of round trips to the store. One each to check for a value and
+            hold it, to write it if it is new (below 256 KiB, the check sends it), to read it, to
+            read its chunks (from 1 MiB), and to release it. Node cache hits save some. The number
+            of new values is estimated from their bytes.
         saved_seconds: CPU time saved in publisher, worker, and server; negative if more is used.
     """
 

@@ -20,9 +20,8 @@ reads an older head anymore.
 **Reading** reads the parts first and then the head, which includes parts deleted in the meantime.
 
 Without pointers (fsspec) there is no swap. The head is the fold with the highest number; in a tie,
-the first by name. If two processes fold at the same time, the loser hasn't deleted anything yet,
-because named parts are kept for ten minutes, and a fold that isn't written within a minute is
-abandoned.
+the first by name. If two processes fold at the same time, the loser does no harm: it deletes named
+parts only after ten minutes, and abandons a fold that it can't write within a minute.
 
 **Resetting** is also a fold: it names all complete parts, and subtracts the current counts of the
 other parts, because their writers will write them again.

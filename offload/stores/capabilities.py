@@ -122,8 +122,8 @@ class KeepsNamed(Protocol):
     """A store without holds, in which blobs held `FOREVER` live as long as something names them.
 
     A writer first holds a blob `FOREVER`, and then writes the name. A sweep selects the blobs that
-    were last held too long ago, then asks which of them are named, and deletes each of the others
-    unless it has been held again in the meantime.
+    were last held too long ago, and then asks which of them are named. It deletes the others, but
+    none that was held again in the meantime.
     """
 
     def sweep_unnamed(self, named: Named, *, dry_run: bool = False) -> Iterator[SweepItem]:
@@ -205,9 +205,9 @@ class ClaimsPointers(Protocol):
         """If *owner* has the lease, swap the pointer *name*, and then release the lease.
 
         The pointer is unset after *ttl* seconds. This only sends the request. It returns a
-        function, to be called once, that waits for the reply and returns it: 1 if that was done; 0
-        if *owner* doesn't have the lease; None if the pointer isn't as *expected*. Unless it
-        returns 1, nothing has changed.
+        function, to be called once, that waits for the reply and returns it: 1 for success; 0 if
+        *owner* doesn't have the lease; None if the pointer isn't as *expected*. Unless it returns
+        1, nothing has changed.
 
         Args:
             name, owner: as given to `claim`.

@@ -90,8 +90,8 @@ def store_machine(
     """Return a state machine that tests the stores from *make*.
 
     For each sequence, *make* is called. It returns a store, and a function that advances the
-    store's clock by a number of seconds; or None, if that is impossible: then times to live are
-    hours, and none expires during the test.
+    store's clock by a number of seconds. If it returns None instead of the function, times to live
+    are hours, and none expires during the test.
     """
 
     class StoreMachine(RuleBasedStateMachine):

@@ -1,10 +1,11 @@
 """The hash of a class or function, which covers everything that determines its behavior.
 
-It is a SHA-256 over what is stored of the class (`offload.classes.hashing.structure`) and of the
-other shipped classes it refers to: the normalized bytecode of its functions
-(`offload.classes.hashing.code`), defaults, closures, annotations, decorators, attributes, bases,
-metaclass, and the globals that its code names. Among globals, shipped functions and classes count
-by their behavior, and values by their content. So changing a global creates another version.
+It is a SHA-256 over what is stored of the class (`offload.classes.hashing.structure`): the
+normalized bytecode of its functions (`offload.classes.hashing.code`), defaults, closures,
+annotations, decorators, attributes, bases, metaclass, and the globals that its code names. It also
+covers all this of the shipped classes that the class refers to. Among globals, shipped functions
+and classes count by their behavior, and values by their content. So changing a global creates
+another version.
 
 Not covered:
 
@@ -118,9 +119,9 @@ def _digest_of_graph(root: Any, contents: dict[int, Content]) -> bytes:
     """Return the digest of *root*.
 
     Classes are stored separately, and references to one version yield one class. So two classes
-    with the same behavior also count as one here. Each class gets a digest of its content, then a
-    digest of that and of the digests it refers to, and so on, until no more classes are
-    distinguished. (This is partition refinement, as for the equivalence of automata.)
+    with the same behavior also count as one here. Each class gets a digest of its content. In each
+    round, it gets one of its own digest and those it refers to, until a round distinguishes no more
+    classes. (This is partition refinement, as for the equivalence of automata.)
 
     Args:
         contents: encodings of *root* and of all classes reachable from it, by id.

@@ -93,8 +93,8 @@ class Folder:
     Args:
         size: maximum bytes of all its files together.
         shared: whether it is on a tmpfs that others use as well. Then its files never
-            exceed half of that, or a quarter of the memory limit of this process's control
-            group, and a new file never takes more than half of the free memory.
+            exceed half of the tmpfs, or a quarter of this process's memory limit (control
+            group). A new file never takes more than half of the free memory.
         unused: seconds after which an unused file is removed, whenever space is reserved.
     """
 

@@ -159,9 +159,9 @@ class RedisClient:
     def start_script(self, script: Script, keys: Sequence[str], args: Command) -> Callable[[], Any]:
         """Send a script, and return a function, to be called once, that returns the reply.
 
-        This lets the caller do something else in between. This call waits for the reply itself in a
-        Cluster, if there are replicas to wait for, and if the number of connections is limited,
-        because the caller may need another one in between.
+        The caller can do something else in between. But this call itself waits for the reply in a
+        Cluster, if there are replicas to wait for, or if the number of connections is limited: the
+        caller may need another one in between.
         """
         command = ("EVALSHA", script.sha, len(keys), *keys, *args)
         try:
@@ -228,9 +228,9 @@ class RedisClient:
         Args:
             answered: called with the reply, by any thread; it must not raise.
 
-        Returns False if that isn't possible: in a Cluster, where the keys may be on another server
-        than those of the request, which may be unavailable; if writes wait for replicas, because
-        reads would have to wait, too; or if too many runs are waiting.
+        Returns False if that isn't possible: in a Cluster, where another server may have the keys,
+        and be unavailable; if writes wait for replicas, as reads would have to wait, too; or if too
+        many runs are waiting.
         """
         if self.replicas or len(self._deferred) >= _MOST_DEFERRED or not self.many_keys:
             return False

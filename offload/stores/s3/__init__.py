@@ -17,11 +17,11 @@ or replaces the version it saw can't hit a later write.
 
 **A blob's life** is in its metadata (``offload-ttl``), in seconds from the object's
 Last-Modified; "now" is the Date of the server's responses. So clients' clocks don't matter.
-To extend a life, the object is copied onto itself, which transfers no data, on condition that it
-wasn't modified since it was read. (Last-Modified has a resolution of one second: if an object was
-written in the current second, the client waits for the next.) To save copies, a blob gets a longer
-life than requested, by a multiple of it, ``ahead``: with the default of 1, twice the requested
-life. A blob that is held again and again is then copied only once in the requested time.
+To extend a life, the object is copied onto itself, which transfers no data. The copy is made only
+if the object wasn't modified since it was read. (Last-Modified has a resolution of one second: if
+an object was written in the current second, the client waits for the next.) To save copies, a blob
+lives longer than requested: ``ahead`` times the requested life is added, by default once. A blob
+that is held again and again is then copied only once in the requested time.
 
 **An expired blob stays expired**: it is missing for every call, and nothing extends its life.
 A copy stamped after the end of the copied life (``offload-before``) is invalid. So a sweep, which
