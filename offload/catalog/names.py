@@ -149,7 +149,7 @@ def number_of(keys: Iterable[str]) -> int:
 
 
 def split_label(label: str) -> tuple[str, str | None]:
-    """Split ``name@version``, or ``name``, into a name and a version (None: none is given)."""
+    """Split ``name[@version]`` into name and version; None if not given. Raises ValueError."""
     if not isinstance(label, str):
         raise ValueError(f"not a name: a {type(label).__name__}; write 'name' or 'name@version'")
     name, at, version = label.partition("@")

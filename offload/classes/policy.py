@@ -315,7 +315,7 @@ class Versions:
     def set_pointer(
         self, pointer: str, record: Record, purpose: str, current: bytes | None = None
     ) -> None:
-        """Set a pointer to a version, by compare-and-swap."""
+        """Set a pointer to a version. Raises OffloadError if others keep changing it."""
         new = self.sign(replace(record, purpose=purpose, created=self.clock()))
         for _ in range(_ATTEMPTS):
             if self.storage.swap(pointer, current, new.to_bytes()):

@@ -194,11 +194,12 @@ def pack(
     key: EncryptionKey | None = None,
     each: Callable[[Chunk, Sequence[Buffer]], None] | None = None,
 ) -> Packed:
-    """Lay out *payload* as blobs. Hashes everything, copies nothing.
+    """Lay out *payload* as blobs, hash them, and copy nothing.
 
-    With *whole* it is one blob of up to ROOT_LIMIT, whatever its size. *limit* is the most bytes
-    of a blob, except the root, which grows by 90 bytes with each chunk. With *key*, blobs have
-    keyed names. *each* is called with each chunk and its parts as soon as it is hashed, in order.
+    With *whole*, a value of less than half of `ROOT_LIMIT` is one blob. *limit* is the maximum
+    bytes of a blob, except the root, which grows by 90 bytes with each chunk. With *key*, blobs
+    have keyed names. *each* is called with each chunk and its parts, in order, once it is hashed.
+    Raises SerializationError if the value has too many buffers.
     """
     names = None if key is None else key.names
     head, buffers = payload.head, list(payload.buffers)

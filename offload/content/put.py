@@ -340,7 +340,7 @@ class Writer:
 
         While the store is unavailable and ``offload_on_outage`` is ``inline``, a value of up to
         ``offload_inline_limit`` bytes stays in the message: returns None if *celery_serializer*
-        supports *value*, else a reference that contains it.
+        supports *value*, else a reference that contains it. Raises what `put_payload` raises.
         """
         try:
             return self.put_payload(
@@ -388,7 +388,7 @@ class Writer:
         return ref
 
     def embed(self, payload: Payload) -> Ref[Any]:
-        """Return what `inline_ref` returns, but don't count it, because it isn't sent."""
+        """Return an `inline_ref` that isn't counted, as it isn't sent. Raises ValueTooLarge."""
         packed = pack(payload, whole=True)
         if packed.chunks:
             raise ValueTooLarge(

@@ -268,7 +268,7 @@ class Reader:
         return found
 
     def head(self) -> tuple[str | None, Found | None]:
-        """Return the head's name and content; None if there is none."""
+        """Return the head's name and content; None if there is none. Raises StoreUnavailable."""
         kept = self._kept_head.get()
         for _ in range(_TURNS):
             name = self._head.find()

@@ -74,7 +74,7 @@ def write_chunks(kind: pa.DataType, chunks: Iterable[pa.Array], writer: Writer) 
 
 
 def read_chunks(body: Node, reader: Reader) -> pa.ChunkedArray:
-    """Return the chunked array of a node."""
+    """Return the chunked array of a node. Raises ValueError if the node is malformed."""
     schema = read_schema(body["schema"], reader)
     if len(schema) != 1:
         raise ValueError("not the schema of an array")

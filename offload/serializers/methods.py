@@ -155,7 +155,7 @@ def attributes(value: Any, state: Any, is_version: IsVersion) -> Any:
 
 
 def set_state(made: Any, state: Any, is_version: IsVersion) -> None:
-    """Set the state as pickle's BUILD does, but without calling methods of libraries."""
+    """Set the state as pickle's BUILD does, but call no library's methods. Raises TypeError."""
     cls = type(made)
     definer, found = _definition(cls, "__setstate__")
     if definer is not None and is_version(definer):

@@ -153,7 +153,7 @@ class DecodeState:
         )
 
     def set_pairs(self, pairs: Node) -> None:
-        """Set the shipped code that the tree names."""
+        """Set the shipped code that the tree names. Raises TypeError if it isn't a list."""
         if self._pairs or type(pairs) is not list:
             raise TypeError("not a list of the shipped code")
         self._pairs = pairs

@@ -312,7 +312,7 @@ class Reader:
         return self._module(tag).read(body, self)
 
     def items(self, node: Node) -> list[Any]:
-        """Return the values of a node that must be a list."""
+        """Return the values of a node. Raises TypeError if it isn't a list."""
         if type(node) is not list:
             raise TypeError("not a list")
         return list(map(self.value, node))
@@ -332,7 +332,7 @@ class Reader:
         self.count(self._spent)
 
     def buffer(self, reference: Node) -> memoryview:
-        """Return the bytes that a node refers to; they are writable.
+        """Return the bytes that a node refers to, writable. Raises ValueError if there are none.
 
         A buffer can be read only once: otherwise a small head could request endless copies of it.
         """

@@ -106,7 +106,7 @@ def check_names(where: str, value: object) -> tuple[str, ...]:
 
 
 def check_serializers(where: str, value: object) -> tuple[str, ...]:
-    """Return names or content types of serializers that kombu knows."""
+    """Return names or content types of serializers. Raises ConfigurationError for unknown ones."""
     found = check_names(where, value)
     for each in found:
         if each not in registry.name_to_type and each not in registry.type_to_name:

@@ -131,7 +131,7 @@ def text(value: Any) -> str:
 
 
 def count(value: Any) -> int:
-    """Convert to a whole number of at least 0."""
+    """Convert to a whole number of at least 0. Raises ValueError, like all converters here."""
     if isinstance(value, bool) or not str(value).isascii() or not str(value).isdigit():
         raise ValueError("a whole number")
     return int(value)
@@ -187,7 +187,7 @@ def key_prefix(value: Any) -> str:
 
 
 def file_mode(value: Any) -> int:
-    """Convert file permissions, which are octal if given as text."""
+    """Convert file permissions, which are octal if given as a string."""
     try:
         mode = int(value, 8) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):

@@ -292,7 +292,7 @@ class Body:
         return sum(map(len, self._pieces[: self._next]))
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to the start, or back to an earlier position from `tell`."""
+        """Go to the start, or back to a position from `tell`. Raises OSError for any other."""
         if whence == 0:
             at = 0
             for number, piece in enumerate([*self._pieces, b""]):
