@@ -36,7 +36,7 @@ _TTL = 60.0  # seconds until leftovers of a killed check expire
 _SELDOM = 2 * 86400.0  # seconds; longer without a sweep is worth a warning
 _SCHEDULE = (
     'run the task "offload.gc" every hour with beat, or `celery -A … offload gc` with cron; for '
-    "S3, a lifecycle rule also works, some days later"
+    "S3 without a catalog, a lifecycle rule also works, some days later"
 )
 
 
