@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,20 +49,33 @@ def _dumps(value: Any, celery_serializer: str) -> tuple[str, Any]:
     return encoding, body
 
 
+def _drop_frames(error: Exception, handled: BaseException | None) -> None:
+    """Drop the tracebacks of kombu's error and its cause; *handled* is what the caller handles.
+
+    Frames of kombu and, from Python 3.12 on, of contextlib refer to these errors. The cycles would
+    keep the values of all callers until a garbage collection.
+    """
+    for each in (error, error.__context__):
+        if each is not None and each is not handled:
+            each.__traceback__ = None
+
+
 def supports(value: Any, celery_serializer: str) -> bool:
     """Return whether the serializer can write *value*, by trying it."""
+    handled = sys.exc_info()[1]
     try:
         _dumps(value, celery_serializer)
     except SerializationError:
         raise
     except Exception as error:
-        error.__traceback__ = None  # see `encode`
+        _drop_frames(error, handled)
         return False
     return True
 
 
 def encode(value: Any, celery_serializer: str) -> Payload | None:
     """Serialize *value* as plain Celery does; return None if it can't."""
+    handled = sys.exc_info()[1]
     try:
         encoding, body = _dumps(value, celery_serializer)
         buffer = utf8(body) if isinstance(body, str) else memoryview(body).cast("B")
@@ -70,9 +84,7 @@ def encode(value: Any, celery_serializer: str) -> Payload | None:
     except Exception as error:
         if isinstance(error.__cause__, SerializationError):  # a reference in it
             raise error.__cause__ from None
-        # A frame of kombu in it refers to the error. This cycle would keep the values of all
-        # callers until a garbage collection.
-        error.__traceback__ = None
+        _drop_frames(error, handled)
         return None
     return Payload(PREFIX + celery_serializer, encoding.encode(), [buffer], type_name(value))
 
