@@ -20,7 +20,7 @@ from offload.digest import Digest
 
 T = TypeVar("T")
 _MAX_DIGESTS = 1 << 16
-_ENTRY = 1024  # bytes that an entry takes besides its value, roughly; for short texts, it's most
+_ENTRY = 1024  # rough bytes that an entry takes besides its value; a short string takes less
 _all: weakref.WeakSet[Any] = weakref.WeakSet()
 
 

@@ -195,7 +195,7 @@ def _lead(described: Mapping[str, Any], holders: _Holders, ttl: float) -> str:
 
 def _remove_page(request: Request) -> Response:
     """Ask for confirmation before a blob is removed."""
-    digest = _may_remove(request)
+    digest = _digest_to_remove(request)
     store = state_of(request).stored.store
     [seen] = blob_inspection_of(store).peek([digest], 1)
     if seen is None:
@@ -204,7 +204,7 @@ def _remove_page(request: Request) -> Response:
 
 
 async def _remove(request: Request) -> Response:
-    digest = _may_remove(request)
+    digest = _digest_to_remove(request)
     form = await read_form(request)
     return await run_in_threadpool(_remove_blob, request, digest, form.get("force") == "yes")
 
@@ -232,7 +232,7 @@ def _ask_to_remove(
     )
 
 
-def _may_remove(request: Request) -> Digest:
+def _digest_to_remove(request: Request) -> Digest:
     if not state_of(request).allow_delete:
         raise HTTPException(403, "removing blobs is off: start the dashboard with --allow-delete")
     return _digest(request)

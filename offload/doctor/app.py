@@ -54,23 +54,23 @@ def tasks(runtime: Runtime) -> Iterator[Finding]:
 
 def retention(runtime: Runtime) -> Iterator[Finding]:
     """Check that values outlive a redelivery of their message by the broker."""
-    again = redelivery_time(runtime.app.conf)
+    delay = redelivery_time(runtime.app.conf)
     kept = {"offload_retention": runtime.retention}
     for name in runtime.app.tasks:
         own = _own_retention(runtime, name)
         if own is not None:
             kept[f"the retention of task {name}"] = own
-    short = {why: seconds for why, seconds in kept.items() if seconds <= again}
+    short = {why: seconds for why, seconds in kept.items() if seconds <= delay}
     for why, seconds in short.items():
         yield Finding(
             "warning",
             f"{why} is {human_duration(seconds)}, but the broker may redeliver a message after "
-            f"{human_duration(again)} (visibility_timeout); by then its values have expired",
+            f"{human_duration(delay)} (visibility_timeout); by then its values have expired",
             "make it longer than visibility_timeout plus the time that messages wait in queues",
         )
     if not short:
         shown = f"values of waiting messages are kept for {human_duration(min(kept.values()))}"
-        outlived = f", more than visibility_timeout ({human_duration(again)})" if again else ""
+        outlived = f", more than visibility_timeout ({human_duration(delay)})" if delay else ""
         yield Finding("ok", shown + outlived)
 
 
@@ -238,18 +238,18 @@ def encryption(runtime: Runtime) -> Iterator[Finding]:
     first, *others = [key.id for key in keyring.keys]
     found = {key: under.count for key, under in count_by_key(runtime.store, _MOST).items()}
     total = sum(found.values())
-    looked = f"of {total:,} blobs"
+    these = f"of {total:,} blobs"
     if total >= _MOST:
-        looked += " examined"
+        these += " examined"
     if found.keys() <= {first}:
-        yield Finding("ok", f"all {looked} are encrypted with the first key, {first}")
+        yield Finding("ok", f"all {these} are encrypted with the first key, {first}")
     for key, count in sorted(found.items()):
         if key == first:
             continue
         if key == PLAIN and keyring.required:
             yield Finding(
                 "error",
-                f"{count:,} {looked} aren't encrypted, so they are refused: offload_encryption is "
+                f"{count:,} {these} aren't encrypted, so they are refused: offload_encryption is "
                 "'required'",
                 "find the process that writes without keys; to keep older values, run "
                 "`celery offload reencrypt` without 'required'",
@@ -257,17 +257,17 @@ def encryption(runtime: Runtime) -> Iterator[Finding]:
         elif key == PLAIN:
             yield Finding(
                 "warning",
-                f"{count:,} {looked} aren't encrypted: they were written before keys were set, or "
+                f"{count:,} {these} aren't encrypted: they were written before keys were set, or "
                 "by a process without keys",
                 f"{_MOVE}; then set offload_encryption = 'required'",
             )
         elif key in others:
             yield Finding(
-                "info", f"{count:,} {looked} are encrypted with {key}, not the first key", _MOVE
+                "info", f"{count:,} {these} are encrypted with {key}, not the first key", _MOVE
             )
         else:
             yield Finding(
                 "error",
-                f"{count:,} {looked} are encrypted with {key}, which this process doesn't have",
+                f"{count:,} {these} are encrypted with {key}, which this process doesn't have",
                 "add that key to offload_encryption_keys, after the first: later keys only decrypt",
             )

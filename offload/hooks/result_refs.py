@@ -433,9 +433,8 @@ def _resolve_all(content: ContentStore, places: Sequence[tuple[list[Any], int]])
     """Fetch the values of *places* together, and put them there."""
     metas: list[ResultMeta] = [values[at] for values, at in places]
     refs = [meta.ref for meta in metas]
-    own = all(
-        ref.resolve == content.reader.get for ref in refs
-    )  # or another app's, in the same set
+    # A set may also have results of another app.
+    own = all(ref.resolve == content.reader.get for ref in refs)
     found = content.reader.get_all(refs) if own else map(Ref.get, refs)
     for (values, at), meta in zip(places, metas, strict=True):
         try:

@@ -244,7 +244,7 @@ def hook_backend(runtime: Runtime, backend: Any) -> Any:
         given = [request.args, request.kwargs]
         delivery = current_delivery()
         is_own = delivery is not None and delivery.task_id == request.id
-        # Celery makes the request of a chord's body, which can't run, of its signature.
+        # If a chord's body can't run, Celery makes its request from its signature.
         reads = hasattr(request, HELD) or (not is_own and contains(given, (Ref,)))
         if not reads and not any(contains(_plain(each), (Ref,)) for each in request.errbacks):
             return call_errbacks(request, exc, traceback)

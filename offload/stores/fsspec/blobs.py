@@ -186,7 +186,7 @@ class FsspecBlobs(ExpiringBlobs):
     def sweep(self, *, dry_run: bool) -> Iterator[SweepItem]:
         """Delete what has expired and what killed writers left, unless *dry_run*; yield it."""
         digests = list(self._digests())
-        ahead = self._is_ahead(dry_run=dry_run) if digests else 0.0
+        ahead = self._seconds_ahead(dry_run=dry_run) if digests else 0.0
         for at in range(0, len(digests), _SWEPT_AT_ONCE):
             some = digests[at : at + _SWEPT_AT_ONCE]
             now = self.folder.clock() - ahead
@@ -196,7 +196,7 @@ class FsspecBlobs(ExpiringBlobs):
             )
             yield from filter(None, found)
 
-    def _is_ahead(self, *, dry_run: bool) -> float:
+    def _seconds_ahead(self, *, dry_run: bool) -> float:
         """Return by how many seconds this clock is ahead of the file system's; 0 if unknown."""
         try:
             its_time = self.folder.time()
@@ -257,9 +257,8 @@ class FsspecBlobs(ExpiringBlobs):
 
     def _delete(self, digest: Digest) -> None:
         names = list(filter(_OWN.fullmatch, self.folder.names(self._name(digest))))
-        for name in sorted(
-            names, key=len, reverse=True
-        ):  # delete marks, whose names are longer, first
+        # Marks have longer names: delete them first.
+        for name in sorted(names, key=len, reverse=True):
             self.folder.remove(self._name(digest), name)
         if names:
             self.folder.remove_folder(self._name(digest))
