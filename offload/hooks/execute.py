@@ -22,7 +22,7 @@ import inspect
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -124,8 +124,8 @@ def _guarding(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Info(trace.TraceInfo):  # type: ignore[misc,name-defined,unused-ignore]
-    """The outcome of a task. Frames of `_HIDDEN_FILES` are removed from an error's traceback, as
-    they would repeat the task's arguments and result wherever local variables are shown.
+    """The outcome of a task. Frames of `_HIDDEN_FILES` are removed from the tracebacks of an error
+    and its causes, as they would repeat arguments and results wherever local variables are shown.
     """
 
     __slots__ = ()
@@ -133,7 +133,21 @@ class _Info(trace.TraceInfo):  # type: ignore[misc,name-defined,unused-ignore]
     def __init__(self, state: str, retval: Any = None) -> None:
         super().__init__(state, retval)
         if isinstance(retval, BaseException):
-            retval.__traceback__ = _without_ours(retval.__traceback__)
+            for error in _chain(retval):
+                error.__traceback__ = _without_ours(error.__traceback__)
+
+
+def _chain(error: BaseException) -> Iterable[BaseException]:
+    """Return an error and all its causes and contexts."""
+    found = {id(error): error}
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        for other in (each.__cause__, each.__context__):
+            if other is not None and id(other) not in found:
+                found[id(other)] = other
+                waiting.append(other)
+    return found.values()
 
 
 def _without_ours(traceback: TracebackType | None) -> TracebackType | None:

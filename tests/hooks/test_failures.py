@@ -9,9 +9,10 @@ import logging
 import pickle
 import re
 from pathlib import Path
+from traceback import walk_tb
 
 import pytest
-from celery import Celery, chord, states
+from celery import Celery, chord, signals, states
 from celery.exceptions import Ignore
 from celery.result import AsyncResult
 from celery.worker.request import Request
@@ -638,3 +639,44 @@ def test_no_frame_of_ours_calls_the_users_function(by):
     assert isinstance(result.result, KeyError)
     assert ", in compute" in result.traceback
     assert str(Path(offload.__file__).parent) not in result.traceback
+
+
+@pytest.mark.parametrize("how", ("cause", "context", "context of the cause", "suppressed"))
+def test_no_frame_of_ours_is_in_causes(how):
+    """Nor are offload's frames in the tracebacks of an error's causes and contexts, after the task
+    called another one as a function.
+    """
+    wire = make_wire()
+
+    @wire.app.task(name="inner", shared=False)
+    def inner(rows):
+        raise KeyError("on purpose")
+
+    def task(rows):
+        try:
+            inner(rows)
+        except KeyError as error:
+            if how == "context":
+                raise ValueError("on purpose")  # noqa: B904 (so the first one is its context)
+            if how == "context of the cause":
+                later = ValueError("on purpose")
+                later.__context__ = error
+                raise TypeError("on purpose") from later
+            raise ValueError("on purpose") from (error if how == "cause" else None)
+
+    failed = []
+
+    def keep(exception, **_):
+        failed.append(exception)
+
+    signals.task_failure.connect(keep)
+    wire.app.task(name="task", shared=False)(task).delay(ROWS)
+    wire.work()
+    signals.task_failure.disconnect(keep)
+    [error] = failed
+    while error.__context__ is not None:
+        error = error.__context__
+    frames = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    assert isinstance(error, KeyError)
+    assert frames
+    assert not [name for name in frames if name.startswith(str(Path(offload.__file__).parent))]
