@@ -10,10 +10,12 @@ import logging
 import pickle
 import sys
 import threading
+import weakref
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from operator import attrgetter
 from types import FunctionType, ModuleType
 from typing import Any
@@ -30,17 +32,25 @@ from offload.stores.processes import PerProcess
 
 logger = logging.getLogger(__name__)
 
+KEPT = 500
+"""Versions that a process keeps although nothing refers to them: this many to twice as many."""
+
 _modules_lock = PerProcess(threading.RLock)
 
 
 class LoadedClasses:
-    """Versions that this process has loaded, as one object each. Forked children inherit them."""
+    """Versions that this process has loaded, as one object each. Forked children inherit them.
+
+    The versions used last are kept, others while something refers to them: where a notebook sends
+    a new version of a class with each run of a cell, a worker would otherwise keep them all.
+    """
 
     def __init__(self) -> None:
-        self._versions: dict[ClassVersion, Any] = {}
-        self._pairs: dict[
-            int, tuple[Any, ClassVersion]
-        ] = {}  # by id: a metaclass may define __hash__
+        self._versions: dict[ClassVersion, weakref.ref[Any]] = {}
+        # By id: a metaclass may define __hash__.
+        self._pairs: dict[int, tuple[weakref.ref[Any], ClassVersion]] = {}
+        self._used: dict[ClassVersion, tuple[int, Any]] = {}  # when each was used
+        self._uses = count()
         self._lock = PerProcess(threading.RLock)
 
     @contextmanager
@@ -51,17 +61,40 @@ class LoadedClasses:
 
     def find(self, pair: ClassVersion) -> Any:
         """Return a loaded version; None if it isn't loaded."""
-        return self._versions.get(pair)
+        found = self._versions.get(pair)
+        obj = None if found is None else found()
+        if obj is not None:
+            self._used[pair] = (next(self._uses), obj)
+        return obj
 
     def add(self, versions: Mapping[ClassVersion, Any]) -> None:
-        """Add versions that refer to each other, all at once, even in a child forked meanwhile."""
-        self._pairs.update({id(obj): (obj, pair) for pair, obj in versions.items()})
-        self._versions.update(versions)
+        """Add versions that refer to each other, all at once, even in a child forked meanwhile.
+
+        Call it within `one_at_a_time`.
+        """
+        refs = {
+            pair: weakref.ref(obj, partial(self._drop, pair, id(obj)))
+            for pair, obj in versions.items()
+        }
+        self._used.update({pair: (next(self._uses), obj) for pair, obj in versions.items()})
+        self._pairs.update({id(obj): (refs[pair], pair) for pair, obj in versions.items()})
+        self._versions.update(refs)
+        if len(self._used) > 2 * KEPT:
+            for pair, _ in sorted(self._used.items(), key=lambda each: each[1][0])[:-KEPT]:
+                self._used.pop(pair, None)
+
+    def _drop(self, pair: ClassVersion, number: int, ref: weakref.ref[Any]) -> None:
+        """Forget a version that was deleted, unless it was loaded again, or its id reused."""
+        if self._versions.get(pair) is ref:
+            self._versions.pop(pair, None)
+        known = self._pairs.get(number)
+        if known is not None and known[0] is ref:
+            self._pairs.pop(number, None)
 
     def pair_of(self, obj: Any) -> ClassVersion | None:
         """Return the version that *obj* was loaded as; None if it wasn't loaded."""
         found = self._pairs.get(id(obj))
-        return found[1] if found is not None and found[0] is obj else None
+        return found[1] if found is not None and found[0]() is obj else None
 
     def pairs(self) -> list[ClassVersion]:
         """Return all loaded versions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -14,7 +15,7 @@ from celery import Celery
 from kombu.exceptions import EncodeError
 
 from offload import Offload
-from offload.classes import hashing
+from offload.classes import hashing, loading
 from offload.classes.hashing import identify
 from offload.errors import (
     CodeRefused,
@@ -584,6 +585,25 @@ class TestLoaded:
             refusing.registry.register(same)
             with pytest.raises(CodeRefused):
                 refusing.read(payload)
+
+    def test_versions_that_nothing_uses_are_forgotten(self, sides, defined, monkeypatch):
+        """A process that loads ever new versions keeps those used last, and all that it uses."""
+        monkeypatch.setattr(loading, "KEPT", 3)
+        here, there = sides
+        payloads = [here.write(defined(CLASS.format(number=number))()) for number in range(20)]
+        used = there.read(payloads[0])
+        for number, payload in enumerate(payloads):
+            assert there.read(payload).run() == number
+            assert there.read(payloads[1]).run() == 1
+        gc.collect()
+        assert 3 < len(there.registry._loaded.pairs()) <= 8
+        loaded = there.counters.snapshot()["classes_loaded"]
+        assert type(there.read(payloads[0])) is type(used)
+        assert [there.read(payloads[number]).run() for number in (1, 17, 18, 19)] == [1, 17, 18, 19]
+        assert there.counters.snapshot()["classes_loaded"] == loaded
+        assert there.read(payloads[5]).run() == 5
+        assert there.counters.snapshot()["classes_loaded"] == loaded + 1
+        assert there.write(there.read(payloads[5]))
 
     def test_concurrent_threads_load_a_version_once(self, sides, defined):
         """Twenty threads get one class, fetched once."""
