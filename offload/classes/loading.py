@@ -150,7 +150,7 @@ class VersionLoader:
             needs = {need: None for stored, _ in found for need in self._needs(stored)}
             asked = [it for it in needs if it not in self.stored and self._find(it) is None]
 
-    def _make(self, stored: StoredVersion, by: str) -> Any:
+    def _make(self, stored: StoredVersion, signer: str) -> Any:
         record = stored.record
         same = record.python == python_tag()
         try:
@@ -169,7 +169,7 @@ class VersionLoader:
             ) from exc
         if stored.source:
             show_lines(stored.source, record)
-        signed = f", signed by {by}" if by else ""
+        signed = f", signed by {signer}" if signer else ""
         url = self._versions.url
         logger.info("loaded %s from %s%s%s", describe(record), url, describe_task(), signed)
         self._versions.counters.add(classes_loaded=1)
@@ -186,14 +186,14 @@ class VersionLoader:
         if record.source and self._versions.config.ship_source:
             return list(Source.from_bytes(stored.source).needs())
         if record.source:
-            lack, do = "offload_ship_source is not set here", "set offload_ship_source"
+            lack, remedy = "offload_ship_source is not set here", "set offload_ship_source"
         else:
             lack = "no source of it was pushed"
-            do = "push it from a file or notebook where offload_ship_source is set"
+            remedy = "push it from a file or notebook where offload_ship_source is set"
         raise WrongPython(
             f"{label(record.pair)} is bytecode of {record.python}, this is {python_tag()}, and "
             f"{lack}: run both sides on the same minor version of Python, also push it from this "
-            f"version, or {do}"
+            f"version, or {remedy}"
         )
 
 

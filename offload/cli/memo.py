@@ -68,8 +68,8 @@ def list_(ctx: click.Context, prefix: str, limit: int | None, as_json: bool) -> 
         return
     first = list(islice(found, _PAGE))
     if not first:
-        of = f" of {prefix}…" if prefix else ""
-        click.echo(printable(f"no remembered results{of} in {runtime.store.url}"))
+        of_task = f" of {prefix}…" if prefix else ""
+        click.echo(printable(f"no remembered results{of_task} in {runtime.store.url}"))
         return
     print_pages((_row(runtime, record) for record in chain(first, found)), _COLUMNS, _PAGE)
 

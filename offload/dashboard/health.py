@@ -122,14 +122,14 @@ def _store(tier: TierState, title: str) -> Card:
 
 
 def _capacity(capacity: Capacity) -> Iterator[Fact]:
-    of = f" of {capacity.server}" if capacity.server else ""
+    of_server = f" of {capacity.server}" if capacity.server else ""
     used, limit = capacity.used, capacity.limit
     if used is not None:
         share = used / limit if limit else None
         text = human_size(used) + (f" of {human_size(limit)}" if limit else "; no limit is set")
         full = share is not None and share > _FULL
         yield Fact(
-            ("Memory" if capacity.policy else "Space") + of,
+            ("Memory" if capacity.policy else "Space") + of_server,
             text + (f" ({share:.0%})" if share is not None else ""),
             "warning" if full else "ok",
             "raise the limit, or lower offload_retention" if full else "",
@@ -139,7 +139,7 @@ def _capacity(capacity: Capacity) -> Iterator[Fact]:
         evicts = capacity.policy not in ("", "noeviction")
         lost = bool(capacity.evicted) and evicts
         yield Fact(
-            "Evictions" + of,
+            "Evictions" + of_server,
             human_number(capacity.evicted) + (f" ({capacity.policy})" if capacity.policy else ""),
             "error" if lost else "warning" if evicts else "ok",
             "set maxmemory-policy noeviction: tasks fail if the server evicts their values"

@@ -320,8 +320,8 @@ def _report(start: float | None, sums: Iterable[Mapping[str, int]]) -> Report:
         if store.startswith(OBJECT_PREFIX):  # see `usage`
             continue
         if store and not task:
-            of = workers if store.startswith(WORKER_PREFIX) else stores
-            of[store.removeprefix(WORKER_PREFIX)] = _of_store(counts)
+            group = workers if store.startswith(WORKER_PREFIX) else stores
+            group[store.removeprefix(WORKER_PREFIX)] = _of_store(counts)
             continue
         if task in ("", OTHER):
             counts = _of_all(counts)  # noqa: PLW2901 (a subset)
