@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _KEY = "keys/ref"  # pointer of the key that signs references, if no secret does
 _USED = "used"  # folder of files whose mtime is when a record was used
+_STATES = 10_000  # maximum number of states whose copies a process remembers
 
 
 def content_in(
@@ -125,6 +126,8 @@ class LocalCopies:
         with suppress(StoreError):  # such as on a full disk: copies are optional
             self._keep_key(remote)
             self._set(pointer, value)
+            if len(self._states) >= _STATES:
+                self._states.clear()
             self._states[pointer] = value
 
     def load(self, record: Record, remote: ContentStore) -> Any:

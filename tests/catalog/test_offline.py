@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from offload import Catalog, ObjectNotFound, StoreUnavailable, VersionConflict, open_store
+from offload.catalog import copies
 from offload.errors import ConfigurationError, IntegrityError, StoreError
 from offload.testing.store import unique
 from tests.catalog.conftest import KINDS
@@ -270,6 +271,18 @@ def test_the_folder_is_bounded(proxy, make, there, tmp_path):
         assert catalog[name] == values[name]
     with pytest.raises(StoreUnavailable):
         catalog["b"]
+
+
+def test_a_process_remembers_few_names(proxy, make, monkeypatch):
+    """However many names a process reads, it remembers a limited number; all have local copies."""
+    monkeypatch.setattr(copies, "_STATES", 3)
+    catalog = make()
+    for number in range(10):
+        catalog.save(f"n{number}", number)
+        assert catalog[f"n{number}"] == number
+    assert len(catalog._copies._states) <= 3
+    proxy.refuse()
+    assert [catalog[f"n{number}"] for number in range(10)] == list(range(10))
 
 
 def test_wrong_options(tmp_path):
