@@ -560,6 +560,9 @@ def numbers(count, dtype="<i4", data=""):
     }
 
 
+NO_GEOMETRIES = [None, numbers(0, "<i8"), {"raw": ["memoryview B 0", ""]}]
+
+
 def data_array(*index):
     return [[["x"], numbers(0), NONE], [NONE, [list(index)]], None]
 
@@ -582,6 +585,7 @@ def data_array(*index):
                 numbers(300_001, "|i1", base64.b64encode(bytes(300_001)).decode()),
             ],
         ),
+        ("geopandas.GeoSeries", [NO_GEOMETRIES, numbers(10**8, "S0"), None, NONE]),
         ("xarray.Variable", [MANY, numbers(0), NONE]),
         ("xarray.Variable", [["x"], [[10**8], MANY], NONE]),
         ("xarray.Variable", [["x"], [[10**8], numbers(10**8, "S0")], NONE]),

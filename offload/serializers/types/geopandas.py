@@ -128,6 +128,8 @@ def _encode_series(series: Any) -> Any:
 
 def _decode_series(data: Any, version: int) -> Any:
     content, index, name, attrs = data
+    if not isinstance(index, (pd.Index, type(None))):  # pandas would expand an array without width
+        raise NotDecoded("it has no index")
     made = gpd.GeoSeries(_decode_geometries(content), index=index, name=name)
     made.attrs = attrs
     return made
