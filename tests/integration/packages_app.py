@@ -48,6 +48,8 @@ def create(config: dict[str, Any]) -> Celery:
     def order(order: Order) -> Summary:
         return Summary(**order.model_dump(), count=len(order.items))
 
+    order.__annotations__ = {"order": Order, "return": Summary}  # Celery 5.5 resolves no strings
+
     def progress(self: Any, rows: Any) -> Any:
         from celery_progress.backend import ProgressRecorder
 

@@ -7,6 +7,7 @@ with plain Celery and with offload.
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import pickle
@@ -840,6 +841,8 @@ def main() -> None:
     lacking = set(a.CONFIG["lacking"])
     only = a.CONFIG.get("only")
     outcomes: dict[str, Any] = {}
+    if celery.VERSION < (5, 7):
+        gc.disable()  # one that finalizes a result can wait forever for a lock of redis-py 5
     for name, function in SCENARIOS.items():
         if lacking & NEEDS[name] or (only and name not in only) or name in a.CONFIG["without"]:
             continue
