@@ -80,7 +80,8 @@ class LoadedClasses:
         self._pairs.update({id(obj): (refs[pair], pair) for pair, obj in versions.items()})
         self._versions.update(refs)
         if len(self._used) > 2 * KEPT:
-            for pair, _ in sorted(self._used.items(), key=lambda each: each[1][0])[:-KEPT]:
+            used = self._used.copy()  # other threads may add to it
+            for pair in sorted(used, key=lambda each: used[each][0])[:-KEPT]:
                 self._used.pop(pair, None)
 
     def _drop(self, pair: ClassVersion, number: int, ref: weakref.ref[Any]) -> None:
