@@ -60,7 +60,7 @@ def release(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool
         raise click.UsageError("--json can't prompt: add --yes")
     store = runtime_of(ctx).store
     try:
-        for name in names:
+        for name in names:  # all of them, before any is released
             Lock(store, name)
     except ValueError as exc:
         raise click.UsageError(printable(str(exc))) from exc

@@ -102,8 +102,8 @@ def _guarding_direct(original: Callable[..., Any]) -> Callable[..., Any]:
         if runtime is not None and not _is_guarded(self):
             guard(runtime, self)
             if type(self).__call__ is not Task.__call__:  # the task's own, which led here
-                values = direct.resolve_direct(runtime, self.name, args, kwargs)
-                return original(self, *values[0], **values[1])
+                values, named = direct.resolve_direct(runtime, self.name, args, kwargs)
+                return original(self, *values, **named)
         return original(self, *args, **kwargs)
 
     return call

@@ -138,7 +138,7 @@ class Call:
 
 
 class _Known(NamedTuple):
-    """What is the same for all calls of a memo task.
+    """Properties that all calls of a memo task share.
 
     Attributes:
         facts: the task's facts when the rest was derived from them.
@@ -299,7 +299,7 @@ class Memos:
         return self._runtime.app.main or SCOPE if scope == SCOPE else f"={scope}"
 
     def _learn(self, task: Any) -> _Known:
-        """Return what is the same for all calls of a task, and cache it."""
+        """Return the properties that all calls of a task share, and cache them."""
         options, facts = self._runtime.options(task.name)
         known = self._known.get(task.name)
         if known is None or known.facts is not facts:

@@ -45,7 +45,8 @@ REFUSAL = (
 )
 """A keyword argument that `STAND_IN` refuses by name, so that the error says what to do."""
 _EARLIER_REFUSALS = ("__offload__", b"__offload__")
-"""What earlier releases added instead. Tasks may have an argument of this name."""
+"""Keyword arguments that earlier releases added in place of `REFUSAL`, as a string or bytes. A task
+may have a parameter of this name."""
 NOTE_VERSION = 4
 """The newest version of the note that is read: that of pickled messages with `Note.mark`."""
 MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)

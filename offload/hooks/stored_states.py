@@ -39,7 +39,7 @@ _ONE_QUEUE = {"exchange": ""}
 
 
 class _Made(NamedTuple):
-    """What the result backend stores in place of a large failure or large progress.
+    """Replacement for a large failure or large progress, which the result backend stores.
 
     *held* is the value's reference and holder if another state will replace this one.
     """

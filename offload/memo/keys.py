@@ -223,8 +223,8 @@ class Remembered:
 
 
 def stands_for(obj: Any) -> Any:
-    """Return what counts where code refers to a task or to a function whose results are remembered:
-    the function, or the version that replaces its code. None for other objects.
+    """Return the function that a task or a `Remembered` object calls, or the version that replaces
+    the function's code; None for other objects.
     """
     if isinstance(obj, type):
         return None

@@ -643,8 +643,8 @@ def test_no_frame_of_ours_calls_the_users_function(by):
 
 @pytest.mark.parametrize("how", ("cause", "context", "context of the cause", "suppressed"))
 def test_no_frame_of_ours_is_in_causes(how):
-    """Nor are offload's frames in the tracebacks of an error's causes and contexts, after the task
-    called another one as a function.
+    """If a task calls another one as a function, no frame of offload is in the tracebacks of an
+    error's causes and contexts.
     """
     wire = make_wire()
 

@@ -294,8 +294,8 @@ def test_a_list_of_references(wire, tasks):
 
 @pytest.mark.parametrize("how", ("message", "eager"))
 def test_a_list_of_references_whatever_its_size(wire, tasks, how):
-    """It is a list of references too if its items are in the message, or if the whole list was
-    stored; another value, such as None, stays itself.
+    """A parameter `list[Ref]` receives a list of references also if its items are in the message,
+    or if the whole list was stored. Another value, such as None, stays itself.
     """
     wire.app.conf.task_always_eager = how == "eager"
 

@@ -53,7 +53,7 @@ def pickled(x):
 
 
 def test_a_function_is_pickled_and_copied_by_name():
-    """As other functions are, so that process pools can call it."""
+    """A remembered function is pickled and copied by name, so that process pools can call it."""
     assert pickle.loads(pickle.dumps(pickled)) is pickled
     assert copy.copy(pickled) is copy.deepcopy(pickled) is pickled
 

@@ -41,7 +41,7 @@ _CONTAINERS = frozenset({list, dict, set})
 Reference = Union[type, types.FunctionType, "UnorderedRefs"]
 """A class, a function that is a version of its own, or the references of a set."""
 StandsFor = Callable[[Any], Any]
-"""Returns the function or the version (a text) that counts instead of an object, or None."""
+"""Returns the function or the version (a string) to hash in place of an object, or None."""
 
 
 @dataclass(frozen=True)
